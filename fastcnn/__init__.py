@@ -1,0 +1,1 @@
+"""fastcnn: train convolutional networks on CPUs, with compiled kernels under a thin layer API."""

@@ -1,0 +1,178 @@
+"""Checks, output sizes and memory orders that every function of `fastcnn.functional` shares.
+
+Every error is `<argument>: expected <what>, got <what came>`.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def fail(name: str, expected: str, got: object, error: type[Exception] = ValueError) -> None:
+    """Raise `error` in the one wording that all checks use."""
+    raise error(f"{name}: expected {expected}, got {got}")
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def floats(**arrays: object) -> list[np.ndarray | None]:
+    """Check that the named arguments (None is passed through) are float32 or float64 arrays of one type, natively laid.
+
+    Python lists and the like are refused rather than guessed at: a list has no float type of its own.
+    """
+    checked: list[np.ndarray | None] = []
+    first: tuple[str, np.dtype] | None = None
+    for name, array in arrays.items():
+        if array is None:
+            checked.append(None)
+            continue
+        if not isinstance(array, np.ndarray):
+            fail(name, "a NumPy array of float32 or float64", type(array).__name__, TypeError)
+        if array.dtype not in FLOATS:
+            fail(name, "an array of float32 or float64", array.dtype, TypeError)
+        if first is None:
+            first = (name, array.dtype)
+        elif array.dtype != first[1]:
+            fail(name, f"{first[1]} as {first[0]}", array.dtype, TypeError)
+        if not array.dtype.isnative or not array.flags.aligned:
+            array = array.astype(array.dtype.newbyteorder("="))
+        checked.append(array)
+    return checked
+
+
+def ndim(name: str, array: np.ndarray, *allowed: int) -> None:
+    """Check the number of dimensions."""
+    if array.ndim not in allowed:
+        fail(name, f"{' or '.join(str(n) + '-D' for n in allowed)} array", f"shape {array.shape}")
+
+
+def shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
+    """Check the whole shape."""
+    if array.shape != tuple(expected):
+        fail(name, f"shape {tuple(expected)}", array.shape)
+
+
+def is_channels_last(array: np.ndarray) -> bool:
+    """Whether the memory of a 4-D (N, C, H, W) array is NHWC.
+
+    With one channel, or with one pixel, both orders are the same bytes: then the strides tell how the array was made,
+    so that a transposed NHWC array stays channels-last.
+    """
+    if not array.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return False
+    if not array.flags.c_contiguous:
+        return True
+    step, channels = array.itemsize, array.shape[1]
+    return array.strides[1] == step and array.strides[3] == channels * step and array.shape[2] * array.shape[3] > 1
+
+
+def ordered(array: np.ndarray, channels_last: bool | None = None) -> tuple[np.ndarray, bool]:
+    """Return a 4-D array in one of the two memory orders, and whether that is channels-last.
+
+    Copied only where it has another order than the one asked for, or (None) than either.
+    """
+    have = is_channels_last(array)
+    if channels_last is None:
+        channels_last = have
+    if channels_last:
+        nhwc = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        return nhwc.transpose(0, 3, 1, 2), True
+    return np.ascontiguousarray(array), False
+
+
+def empty(size: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> np.ndarray:
+    """Allocate an (N, C, H, W) array in the memory order named."""
+    if channels_last:
+        n, c, h, w = size
+        return np.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    return np.empty(size, dtype)
+
+
+def fits(name: str, size: tuple[int, ...], itemsize: int = 8) -> None:
+    """Refuse a shape whose bytes overflow a signed pointer, before anything is allocated."""
+    total = itemsize
+    for extent in size:
+        total *= max(int(extent), 1)
+    if total > sys.maxsize:
+        fail(name, "a shape whose bytes fit in memory addresses", tuple(size))
+
+
+# --- whole numbers and pairs ----------------------------------------------------------------------------------------
+
+
+def integer(name: str, value: object, minimum: int) -> int:
+    """Check one whole number; NumPy integers are welcome, bool and float are not."""
+    wanted = {0: "a non-negative int", 1: "a positive int"}.get(minimum, f"an int of at least {minimum}")
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        fail(name, wanted, repr(value), TypeError)
+    number = operator.index(value)
+    if not minimum <= number <= sys.maxsize:
+        fail(name, wanted, repr(value))
+    return number
+
+
+def integers(name: str, value: object, count: int, minimum: int) -> tuple[int, ...]:
+    """Check an int, or a sequence of `count` of them, and return `count` ints (an int stands for all)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != count:
+            fail(name, f"an int or {count} of them", repr(value))
+        return tuple(integer(name, item, minimum) for item in value)
+    return (integer(name, value, minimum),) * count
+
+
+def shape_argument(name: str, value: object, *lengths: int) -> tuple[int, ...]:
+    """Check a shape given as an argument: a sequence of non-negative ints of one of the lengths."""
+    if not isinstance(value, (tuple, list)) or len(value) not in lengths:
+        fail(name, f"a tuple of {' or '.join(map(str, lengths))} ints", repr(value))
+    return tuple(integer(name, item, 0) for item in value)
+
+
+# --- sliding windows ------------------------------------------------------------------------------------------------
+
+
+def output_size(
+    size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1, ceil_mode: bool = False
+) -> int:
+    """Return how many places a window has along one axis; zero or less where it does not fit.
+
+    Parameters
+    ----------
+    size, kernel, stride, padding, dilation : int
+        Of this axis; `padding` is the sum of both sides divided by two (torch pads both alike).
+    ceil_mode : bool
+        Count a last window that overhangs the right edge, unless it would start in the right padding.
+
+    Notes
+    -----
+    The rule of `torch.nn.functional`: floor((size + 2*padding - dilation*(kernel-1) - 1) / stride) + 1, or the ceiling.
+    """
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    places = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (places - 1) * stride >= size + padding:
+        places -= 1
+    return places
+
+
+def window(
+    input_shape: tuple[int, ...],
+    places: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    before: tuple[int, int],
+    dilation: tuple[int, int],
+    channels_last: bool,
+) -> dict[str, int]:
+    """Return the kernels' geometry struct (kernels/geometry.h), as the dict that Cython turns into it."""
+    (n, c, h, w), (oh, ow), (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
+        input_shape, places, kernel, stride, before, dilation,
+    )  # fmt: skip
+    return {
+        "n": n, "c": c, "h": h, "w": w, "oh": oh, "ow": ow, "kh": kh, "kw": kw, "sh": sh, "sw": sw,
+        "ph": ph, "pw": pw, "dh": dh, "dw": dw, "channels_last": channels_last,
+    }  # fmt: skip

@@ -1,0 +1,20 @@
+cdef extern from "geometry.h" nogil:
+    ctypedef struct Window "fastcnn_window":
+        Py_ssize_t n, c, h, w
+        Py_ssize_t oh, ow
+        Py_ssize_t kh, kw
+        Py_ssize_t sh, sw
+        Py_ssize_t ph, pw
+        Py_ssize_t dh, dw
+        int channels_last
+
+
+cdef inline Py_ssize_t first_inside(Py_ssize_t start, Py_ssize_t step) noexcept nogil:
+    """Least k >= 0 with start + k*step >= 0."""
+    return 0 if start >= 0 else (-start + step - 1) // step
+
+
+cdef inline Py_ssize_t end_inside(Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """One past the last k < count with start + k*step < size, and at least 0."""
+    cdef Py_ssize_t end = (size - start + step - 1) // step if size > start else 0
+    return min(end, count)

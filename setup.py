@@ -1,0 +1,108 @@
+"""Build of the compiled kernels. Everything else about the project is in pyproject.toml.
+
+Environment:
+    FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
+    FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
+    CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# One row a compiled module of fastcnn.kernels: its name, then the C files that it links besides its own.
+EXTENSIONS = {
+    "threads": [],
+    "im2col": [],
+}
+
+DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "freethreading_compatible": True,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+}
+# Portable code: the instruction sets above the baseline are chosen at import (fastcnn/kernels/micro), never here.
+# The two -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
+UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void) { int n = 0;
+#pragma omp parallel for reduction(+:n)
+for (int i = 0; i < 8; i++) n += omp_get_num_threads() > 0;
+return n != 8; }
+"""
+
+
+class BuildKernels(build_ext):
+    """build_ext that adds the compiler's OpenMP flags when a probe compiles and links with them."""
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        flags = ["/O2"] if msvc else UNIX_FLAGS
+        compile_flags, link_flags = self.openmp_flags(msvc)
+        for extension in self.extensions:
+            extension.extra_compile_args = [*flags, *compile_flags]
+            extension.extra_link_args = link_flags
+        super().build_extensions()
+
+    def openmp_flags(self, msvc):
+        wanted = os.environ.get("FASTCNN_OPENMP", "auto")
+        if wanted not in ("auto", "0", "1"):
+            raise SystemExit(f"FASTCNN_OPENMP: expected auto, 0 or 1, got {wanted!r}")
+        if wanted == "0":
+            return [], []
+        if msvc:
+            candidates = [(["/openmp"], [])]
+        elif sys.platform == "darwin":
+            candidates = [(["-Xpreprocessor", "-fopenmp"], ["-lomp"]), (["-fopenmp"], ["-fopenmp"])]
+        else:
+            candidates = [(["-fopenmp"], ["-fopenmp"])]
+        for compile_flags, link_flags in candidates:
+            if self.probe(compile_flags, link_flags):
+                return compile_flags, link_flags
+        if wanted == "1":
+            raise SystemExit("FASTCNN_OPENMP=1, but the C compiler neither compiles nor links an OpenMP program")
+        print("fastcnn: no OpenMP found, kernels will run on one thread", file=sys.stderr)
+        return [], []
+
+    def probe(self, compile_flags, link_flags):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_flags)
+            except Exception as error:  # each compiler class raises its own
+                print(f"fastcnn: OpenMP probe: {error}", file=sys.stderr)
+                return False
+        return True
+
+
+def extensions():
+    headers = [str(path) for path in Path("fastcnn/kernels").rglob("*.h")]
+    return [
+        Extension(
+            f"fastcnn.kernels.{name}",
+            [f"fastcnn/kernels/{name}.pyx", *(f"fastcnn/kernels/{source}" for source in sources)],
+            include_dirs=["fastcnn/kernels"],
+            depends=headers,
+        )
+        for name, sources in EXTENSIONS.items()
+    ]
+
+
+setup(
+    ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, emit_linenums=DEBUG),
+    cmdclass={"build_ext": BuildKernels},
+)
