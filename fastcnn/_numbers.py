@@ -1,0 +1,26 @@
+"""The check of a real number that layers, optimizers and schedules take."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+from fastcnn.functional import _checks as check
+
+
+def number(name: str, value: object, low: float, high: float = math.inf) -> float:
+    """Return `value` as a float where it is a finite real number from `low` to `high`, both included.
+
+    Raises
+    ------
+    TypeError
+        If it is not a real number.
+    ValueError
+        If it is out of range or not finite.
+    """
+    wanted = f"a number from {low:g} to {high:g}" if high < math.inf else f"a finite number of at least {low:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        check.fail(name, wanted, repr(value), TypeError)
+    if not (low <= value <= high and math.isfinite(value)):
+        check.fail(name, wanted, repr(value))
+    return float(value)
