@@ -1,0 +1,633 @@
+"""What every layer is made of: parameters, modules, and the two containers.
+
+There is no graph. A module's `forward` keeps the few arrays that its own `backward` needs; a container runs its
+layers in order, and backwards in the opposite order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastcnn.functional import _checks as check
+
+if TYPE_CHECKING:
+    from fastcnn.nn.inspect import Summary
+
+__all__ = ["Module", "Parameter", "Residual", "Sequential", "is_grad_enabled", "no_grad"]
+
+_grad_enabled: ContextVar[bool] = ContextVar("fastcnn_grad_enabled", default=True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within this context (or decorated function) a forward pass saves nothing for backward.
+
+    The setting belongs to the current thread (or asynchronous task) alone. What an earlier forward pass saved stays
+    as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> layer = nn.ReLU()
+    >>> with nn.no_grad():
+    ...     _ = layer(np.ones((1, 2), np.float32))
+    >>> layer.backward(np.ones((1, 2), np.float32))
+    Traceback (most recent call last):
+        ...
+    RuntimeError: ReLU.backward: expected a forward pass before it, outside no_grad(), got none since the last backward
+    """
+    token = _grad_enabled.set(False)
+    try:
+        yield
+    finally:
+        _grad_enabled.reset(token)
+
+
+def is_grad_enabled() -> bool:
+    """Return False within `no_grad`, True elsewhere.
+
+    Examples
+    --------
+    >>> from fastcnn import nn
+    >>> nn.is_grad_enabled()
+    True
+    """
+    return _grad_enabled.get()
+
+
+class Parameter:
+    """An array that is learnt, and its gradient.
+
+    Parameters
+    ----------
+    data : array_like of float32 or float64
+        The first value; it is copied.
+
+    Attributes
+    ----------
+    data : ndarray
+        The value, C-contiguous. Assigning to it copies into the memory it has.
+    grad : ndarray
+        The gradient, of the same shape and type: zeros at first, added to by every backward pass.
+    shape : tuple of int
+    size : int
+    dtype : numpy.dtype
+
+    Raises
+    ------
+    TypeError
+        If `data` is neither float32 nor float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> p = nn.Parameter(np.ones((2, 3), np.float32))
+    >>> p.grad.sum(), p.size
+    (np.float32(0.0), 6)
+    """
+
+    __slots__ = ("__weakref__", "_data", "_grad")
+
+    def __init__(self, data: ArrayLike) -> None:
+        array = np.array(data, order="C")
+        if array.dtype not in check.FLOATS:
+            check.fail("data", "float32 or float64", array.dtype, TypeError)
+        self._data = array
+        self._grad = np.zeros_like(array)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
+        """Return a parameter of the given shape, to be filled by one of `fastcnn.nn.init`.
+
+        Raises
+        ------
+        TypeError
+            If `dtype` is neither float32 nor float64.
+        """
+        if np.dtype(dtype) not in check.FLOATS:
+            check.fail("dtype", "float32 or float64", np.dtype(dtype), TypeError)
+        return cls(np.zeros(shape, dtype))
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._data
+
+    @data.setter
+    def data(self, value: ArrayLike) -> None:
+        self._assign("data", self._data, value)
+
+    @property
+    def grad(self) -> np.ndarray:
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: ArrayLike) -> None:
+        self._assign("grad", self._grad, value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._data.dtype
+
+    @staticmethod
+    def _assign(name: str, target: np.ndarray, value: ArrayLike) -> None:
+        if value is target:  # p.grad += x ends here
+            return
+        value = np.asarray(value)
+        if value.shape != target.shape:
+            raise ValueError(f"{name}: expected shape {target.shape}, got {value.shape}")
+        np.copyto(target, value, casting="same_kind")
+
+    def accumulate(self, grad: np.ndarray) -> None:
+        """Add `grad`, an array of this parameter's shape, to `self.grad`."""
+        np.add(self._grad, grad, out=self._grad)
+
+    def zero_grad(self) -> None:
+        """Fill the gradient with zeros."""
+        self._grad.fill(0)
+
+    def move_to(self, data: np.ndarray, grad: np.ndarray) -> None:
+        """Copy value and gradient into the given arrays and live there from now on.
+
+        An optimizer calls this to lay all parameters into one buffer.
+
+        Parameters
+        ----------
+        data, grad : ndarray
+            C-contiguous arrays of this parameter's shape and type.
+        """
+        np.copyto(data, self._data, casting="no")
+        np.copyto(grad, self._grad, casting="no")
+        self._data, self._grad = data, grad
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, dtype={self.dtype})"
+
+
+class Module:
+    """Base class of all layers and networks.
+
+    A subclass assigns its parameters (`Parameter`) and children (`Module`) to attributes in ``__init__`` and writes
+    `forward` and `backward`. The arrays named in the class attribute `buffer_names` are saved with the parameters but
+    not learnt; the attributes named in `options` are what ``repr`` shows.
+
+    `forward` keeps what backward needs with ``self.save(...)``; `backward` takes it back with ``self.saved()`` and
+    adds to the gradients of the parameters. A module holds the saved arrays of its last forward pass alone, so it
+    belongs to one thread at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> class Scale(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight = nn.Parameter(np.ones(1))
+    ...     def forward(self, input):
+    ...         self.save(input)
+    ...         return input * self.weight.data
+    ...     def backward(self, grad_output):
+    ...         (input,) = self.saved()
+    ...         self.weight.grad += (grad_output * input).sum()
+    ...         return grad_output * self.weight.data
+    >>> nn.gradcheck(Scale(), np.arange(6.0))
+    True
+    """
+
+    buffer_names: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.training = True
+        self.needs_input_grad = True
+        self._saved: tuple[Any, ...] | None = None
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        """Return the module's output for `input`."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        """Add to the gradients of the parameters and return the gradient of the last `forward`'s input.
+
+        Parameters
+        ----------
+        grad_output : ndarray
+            The gradient of what is minimised with respect to the output of the last `forward`; its shape.
+
+        Returns
+        -------
+        ndarray or None
+            The gradient of the input; None where ``requires_input_grad(False)`` spared the work.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward pass outside `no_grad` since the last backward.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def __call__(self, input: np.ndarray) -> np.ndarray:
+        return self.forward(input)
+
+    def save(self, *arrays: Any) -> None:
+        """Keep `arrays` for `backward`, unless within `no_grad`."""
+        if _grad_enabled.get():
+            self._saved = arrays
+
+    def saved(self) -> tuple[Any, ...]:
+        """Return what `save` kept, and let go of it.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing is kept.
+        """
+        if self._saved is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward: expected a forward pass before it, outside no_grad(), "
+                "got none since the last backward"
+            )
+        arrays, self._saved = self._saved, None
+        return arrays
+
+    def requires_input_grad(self, flag: bool = True) -> Module:
+        """Say whether the gradient of this module's input is needed.
+
+        The first layer of a network has no use for it, and a convolution or linear layer that is told so skips that
+        part of the work: its `backward` returns None. Layers where it costs little return it all the same.
+
+        Parameters
+        ----------
+        flag : bool, default True
+
+        Returns
+        -------
+        Module
+            self
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastcnn import nn
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU()).requires_input_grad(False)
+        >>> y = model(np.ones((1, 2), np.float32))
+        >>> model.backward(np.ones_like(y)) is None
+        True
+        """
+        self.needs_input_grad = bool(flag)
+        return self
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield (name, module) of the modules directly inside this one, in the order they were assigned."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def children(self) -> Iterator[Module]:
+        """Yield the modules directly inside this one."""
+        for _, child in self.named_children():
+            yield child
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield (dotted name, module) of this module (its name is `prefix`) and of all inside it, parents first.
+
+        Examples
+        --------
+        >>> from fastcnn import nn
+        >>> [name for name, _ in nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh()).named_modules()]
+        ['', '0', '0.0', '1']
+        """
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(_join(prefix, name))
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all inside it, parents first."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (dotted name, parameter) of this module and of all inside it; a shared one once, by its first name.
+
+        Examples
+        --------
+        >>> from fastcnn import nn
+        >>> [(name, p.shape) for name, p in nn.Sequential(nn.ReLU(), nn.Linear(2, 3)).named_parameters()]
+        [('1.weight', (3, 2)), ('1.bias', (3,))]
+        """
+        seen = set()
+        for name, value in self._named_values():
+            if isinstance(value, Parameter) and id(value) not in seen:
+                seen.add(id(value))
+                yield name, value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters of this module and of all inside it, each once."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_buffers(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (dotted name, array) of what is saved but not learnt, such as running statistics."""
+        for name, value in self._named_values():
+            if isinstance(value, np.ndarray):
+                yield name, value
+
+    def buffers(self) -> Iterator[np.ndarray]:
+        """Yield the arrays that are saved but not learnt."""
+        for _, array in self.named_buffers():
+            yield array
+
+    def _named_values(self) -> Iterator[tuple[str, Parameter | np.ndarray]]:
+        """Yield (dotted name, parameter or buffer), in the order torch's state dicts have."""
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) or (name in module.buffer_names and value is not None):
+                    yield _join(prefix, name), value
+
+    def zero_grad(self) -> None:
+        """Fill the gradients of all parameters with zeros."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def train(self, mode: bool = True) -> Module:
+        """Put this module and all inside it in training mode, or in evaluation mode when `mode` is False.
+
+        Only layers such as dropout and batch norm differ between the two.
+
+        Returns
+        -------
+        Module
+            self
+        """
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self) -> Module:
+        """Put this module and all inside it in evaluation mode.
+
+        Returns
+        -------
+        Module
+            self
+        """
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters and buffers, by name.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Names, order and shapes are those that torch gives a model of the same layers.
+
+        Examples
+        --------
+        >>> from fastcnn import nn
+        >>> list(nn.BatchNorm2d(4).state_dict())
+        ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+        """
+        return {name: _array(value).copy() for name, value in self._named_values()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> tuple[list[str], list[str]]:
+        """Copy arrays into the parameters and buffers of the same names.
+
+        Every name, shape and type is checked before the first is copied.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            What `state_dict` returned, here or, as arrays, in torch.
+        strict : bool, default True
+            Whether a name that is missing from `state`, or that this module does not have, is an error. A wrong shape
+            always is.
+
+        Returns
+        -------
+        missing, unexpected : list of str
+            The names that were not in `state`, and those in it that were not used.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes differ: one error that lists them all. Nothing is then changed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastcnn import nn
+        >>> nn.Linear(2, 3).load_state_dict({"weight": np.ones((2, 3)), "scale": 1.0})
+        Traceback (most recent call last):
+            ...
+        ValueError: state: expected the names and shapes of this Linear, got differences:
+          missing: bias
+          unexpected: scale
+          wrong shape: weight, expected (3, 2), got (2, 3)
+        """
+        own = {name: _array(value) for name, value in self._named_values()}
+        given = {name: np.asarray(value) for name, value in state.items()}
+        missing = [name for name in own if name not in given]
+        unexpected = [name for name in given if name not in own]
+        problems = []
+        if strict:
+            problems += [f"missing: {name}" for name in missing] + [f"unexpected: {name}" for name in unexpected]
+        for name, array in own.items():
+            if name in given and given[name].shape != array.shape:
+                problems.append(f"wrong shape: {name}, expected {array.shape}, got {given[name].shape}")
+            elif name in given and not np.can_cast(given[name].dtype, array.dtype, "same_kind"):
+                problems.append(f"wrong type: {name}, expected {array.dtype}, got {given[name].dtype}")
+        if problems:
+            listing = "".join(f"\n  {problem}" for problem in problems)
+            raise ValueError(
+                f"state: expected the names and shapes of this {type(self).__name__}, got differences:{listing}"
+            )
+        for name, array in own.items():
+            if name in given:
+                np.copyto(array, given[name], casting="same_kind")
+        return missing, unexpected
+
+    def summary(self, input_shape: tuple[int, ...]) -> Summary:
+        """Return a table of the layers for an input of shape `input_shape`; see `fastcnn.nn.summary`."""
+        from fastcnn.nn.inspect import summary  # inspect imports this module
+
+        return summary(self, input_shape)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
+        children = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        body = "".join(f"\n  {line}" for line in ([options] if options and children else []) + children)
+        return f"{type(self).__name__}({body}\n)" if children else f"{type(self).__name__}({options})"
+
+
+class Sequential(Module):
+    """Layers one after another.
+
+    Parameters
+    ----------
+    *layers : Module, or one mapping of str to Module
+        The layers in order. They are named '0', '1', ..., or as the mapping says.
+
+    Raises
+    ------
+    TypeError
+        If something is not a `Module`, or a name is not a string.
+    ValueError
+        If one layer object is in it twice, at any depth (what it saves for backward could serve only one of the two
+        places), or if a name is empty or has a dot.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> model(np.ones((5, 4), np.float32)).shape
+    (5, 2)
+    >>> named = nn.Sequential({"fc": nn.Linear(4, 8), "relu": nn.ReLU()})
+    >>> named["fc"].weight.shape, len(named)
+    ((8, 4), 2)
+    """
+
+    def __init__(self, *layers: Module | Mapping[str, Module]) -> None:
+        super().__init__()
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            self._layers = dict(layers[0])
+        else:
+            self._layers = {str(i): layer for i, layer in enumerate(layers)}
+        for name, layer in self._layers.items():
+            if not isinstance(name, str):
+                raise TypeError(f"layers: expected strings as names, got {name!r}")
+            if not name or "." in name:
+                raise ValueError(f"layers: expected names that are not empty and have no dot, got {name!r}")
+            if not isinstance(layer, Module):
+                raise TypeError(f"layers: expected modules, got {layer!r} as {name!r}")
+        _check_distinct(self)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        yield from self._layers.items()
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        """Return what the last layer makes of `input`."""
+        for layer in self._layers.values():
+            input = layer(input)
+        return input
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        """Run the layers' backward in the opposite order; see `Module.backward`."""
+        grad: np.ndarray | None = grad_output
+        for layer in reversed(self._layers.values()):
+            grad = layer.backward(grad)
+        return grad
+
+    def requires_input_grad(self, flag: bool = True) -> Module:
+        """Say whether the gradient of the first layer's input is needed; see `Module.requires_input_grad`."""
+        for layer in list(self._layers.values())[:1]:
+            layer.requires_input_grad(flag)
+        return super().requires_input_grad(flag)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._layers.values())
+
+    def __getitem__(self, key: int | str) -> Module:
+        return self._layers[key] if isinstance(key, str) else list(self._layers.values())[key]
+
+
+class Residual(Module):
+    """``body(input) + shortcut(input)``, as in residual networks.
+
+    The input has two consumers, so its gradient is the sum of the two that come back.
+
+    Parameters
+    ----------
+    body : Module
+        Its parameters are named ``body.*``.
+    shortcut : Module, optional
+        Its parameters are named ``shortcut.*``. Without it, the input itself is added.
+
+    Raises
+    ------
+    TypeError
+        If `body` or `shortcut` is not a `Module`.
+    ValueError
+        If one layer object is in it twice, or (on calling it) if the two outputs differ in shape.
+
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> double = nn.Residual(nn.Identity())
+    >>> double(np.array([[1.0, 2.0]]))
+    array([[2., 4.]])
+    >>> double.backward(np.array([[1.0, 1.0]]))
+    array([[2., 2.]])
+    """
+
+    def __init__(self, body: Module, shortcut: Module | None = None) -> None:
+        super().__init__()
+        for name, value in (("body", body), ("shortcut", shortcut)):
+            if not isinstance(value, Module) and not (name == "shortcut" and value is None):
+                raise TypeError(f"{name}: expected a module, got {value!r}")
+        self.body = body
+        self.shortcut = shortcut
+        _check_distinct(self)
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        """Return the sum of the two branches."""
+        output = self.body(input)
+        other = input if self.shortcut is None else self.shortcut(input)
+        if output.shape != other.shape:
+            raise ValueError(f"body: expected an output of the shortcut's shape {other.shape}, got {output.shape}")
+        return output + other
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        """Run both branches' backward and add their gradients; see `Module.backward`."""
+        grad = self.body.backward(grad_output)
+        other = grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
+        return grad + other if self.needs_input_grad else None
+
+    def requires_input_grad(self, flag: bool = True) -> Module:
+        """Say whether the gradient of the input is needed; see `Module.requires_input_grad`."""
+        for child in self.children():
+            child.requires_input_grad(flag)
+        return super().requires_input_grad(flag)
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _array(value: Parameter | np.ndarray) -> np.ndarray:
+    return value.data if isinstance(value, Parameter) else value
+
+
+def _check_distinct(container: Module) -> None:
+    """Raise ValueError if one module object appears twice inside `container`."""
+    seen: dict[int, str] = {}
+    for name, module in container.named_modules():
+        if id(module) in seen:
+            raise ValueError(
+                f"layers: expected each layer object once, got the same {type(module).__name__} "
+                f"as {seen[id(module)]!r} and {name!r}"
+            )
+        seen[id(module)] = name
