@@ -1,0 +1,325 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastcnn import nn
+from fastcnn.functional import _checks as check
+from fastcnn.nn import Module
+from fastcnn.optim import Optimizer, Schedule
+from fastcnn.training.callbacks import Callback, Checkpoint
+from fastcnn.training.checkpoint import load_checkpoint
+from fastcnn.training.diagnosis import NonFiniteLossError, Snapshot, explain
+from fastcnn.training.history import History, Meter, TrainingState
+from fastcnn.training.interrupt import deferred_interrupt
+from fastcnn.training.progress import Progress
+
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+class BatchSource(Protocol):
+    """What `Trainer.fit` reads from: a `DataLoader`, or anything with these two methods."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Batches:
+        """Return the batches of epoch `epoch` from `start_batch` on, always the same for the same two numbers."""
+
+
+class Trainer:
+    """Trains a model: forward, loss, backward, update, and all that goes around them.
+
+    Parameters
+    ----------
+    model : Module
+        The network.
+    optimizer : Optimizer
+        Built from the model's parameters.
+    loss : callable, optional
+        ``loss(output, targets)`` returns the value and the gradient of the output; by default
+        ``nn.CrossEntropyLoss()``.
+    schedule : Schedule, optional
+        Changes the optimizer's learning rate.
+    schedule_every : {'step', 'epoch'}
+        Whether the schedule steps after each update or after each epoch.
+    clip_grad_norm : float, optional
+        Largest norm of the gradient of all parameters together; a longer one is shortened to it.
+
+    Examples
+    --------
+    >>> import fastcnn
+    >>> from fastcnn import nn, optim
+    >>> _ = fastcnn.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> trainer = Trainer(model, optim.Adam(model.parameters(), lr=0.1))
+    >>> xor = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32), np.array([0, 1, 1, 0])
+    >>> first = trainer.step(*xor)
+    >>> for _ in range(50):
+    ...     last = trainer.step(*xor)
+    >>> last < first / 10
+    True
+    >>> trainer.evaluate(xor)["accuracy"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        loss: Any = None,
+        *,
+        schedule: Schedule | None = None,
+        schedule_every: str = "step",
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        if schedule_every not in ("step", "epoch"):
+            check.fail("schedule_every", "'step' or 'epoch'", repr(schedule_every))
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            check.fail("clip_grad_norm", "a positive number or None", repr(clip_grad_norm))
+        self.model, self.optimizer = model, optimizer
+        self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        if getattr(self.loss, "reduction", "mean") == "none":
+            check.fail("loss", "one with a single value", "reduction='none'")
+        self.schedule, self.schedule_every = schedule, schedule_every
+        self.clip_grad_norm = clip_grad_norm
+        self.callbacks: list[Callback] = []
+        self._buffers = list(model.buffers())
+
+    def step(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """Make one update.
+
+        Parameters
+        ----------
+        inputs : ndarray
+            A batch as the model takes it.
+        targets : ndarray
+            What the loss compares the output with; for cross-entropy class numbers, shape (N,).
+
+        Returns
+        -------
+        float
+            The batch's loss, before the update.
+
+        Raises
+        ------
+        NonFiniteLossError
+            The loss is infinite or NaN; the message names the first layer whose output is not finite. Nothing is
+            updated, running statistics and random generator included.
+        """
+        with _training(self.model):
+            return self._step(inputs, targets)[0]
+
+    def _step(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+        before = Snapshot(self._buffers)
+        output = self.model(inputs)
+        loss, grad = self.loss(output, targets)
+        if not math.isfinite(loss):
+            reason = explain(self.model, inputs, targets, before)
+            raise NonFiniteLossError(f"loss: expected a finite value, got {loss}: {reason}")
+        self.optimizer.zero_grad()
+        self.model.backward(grad)
+        if self.clip_grad_norm is not None:
+            self.optimizer.clip_grad_norm(self.clip_grad_norm)
+        self.optimizer.step()
+        if self.schedule is not None and self.schedule_every == "step":
+            self.schedule.step()
+        return loss, output
+
+    def fit(
+        self,
+        train: BatchSource,
+        epochs: int,
+        validation: BatchSource | tuple[np.ndarray, np.ndarray] | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | None = None,
+    ) -> History:
+        """Train for a number of epochs.
+
+        A first Ctrl-C lets the update under way finish, saves the run where a checkpoint is asked for, and returns
+        the history with ``interrupted`` set; a second one is an ordinary ``KeyboardInterrupt``.
+
+        Parameters
+        ----------
+        train : DataLoader
+            The batches to learn from.
+        epochs : int
+            Epochs of the whole run, those before a resume included.
+        validation : DataLoader or pair of ndarray, optional
+            What to evaluate after each epoch.
+        callbacks : iterable of Callback
+            Called in this order, `Checkpoint` last; see `Callback`.
+        progress : bool
+            Whether to show loss, accuracy, images per second and the time left on standard error.
+        checkpoint : str or path, optional
+            File to save the run to after each epoch; short for the callback ``Checkpoint(path)``.
+        resume : str or path, optional
+            Checkpoint to go on from. The run ends with the same bits as one that was never stopped.
+
+        Returns
+        -------
+        History
+            The measures of each epoch.
+
+        Raises
+        ------
+        NonFiniteLossError
+            A loss is infinite or NaN; see `step`.
+        CheckpointError
+            `resume` is no whole checkpoint, or one of another model or run.
+        OSError
+            `resume` cannot be read, or a checkpoint not written.
+        ModuleNotFoundError
+            Checkpoints are asked for and safetensors is not installed.
+        """
+        epochs = check.integer("epochs", epochs, 0)
+        if len(train) == 0:
+            check.fail("train", "at least one batch", "none")
+        state = TrainingState(settings=self._settings(train))
+        extra = [] if checkpoint is None else [Checkpoint(checkpoint)]
+        self.callbacks = sorted([*callbacks, *extra], key=lambda callback: isinstance(callback, Checkpoint))
+        if resume is not None:
+            load_checkpoint(resume, self, state, self.callbacks)
+        if progress:
+            self.callbacks.insert(0, Progress(epochs, len(train)))
+        with _training(self.model), deferred_interrupt(state.interrupt), contextlib.ExitStack() as stack:
+            if progress:
+                stack.callback(self.callbacks[0].close)
+            for callback in self.callbacks:
+                callback.on_fit_start(self, state)
+            while state.epoch < epochs and not state.stop:
+                self._epoch(train, validation, state)
+            state.history.stopped = f"{state.stop} {state}" if state.history.interrupted else state.stop
+            for callback in reversed(self.callbacks):
+                callback.on_fit_end(self, state)
+        return state.history
+
+    def _epoch(self, train: BatchSource, validation: Any, state: TrainingState) -> None:
+        """Run what is left of an epoch; return early where the run is to stop."""
+        for callback in self.callbacks:
+            callback.on_epoch_start(self, state)
+        started = time.perf_counter() - state.seconds
+        ignore_index = getattr(self.loss, "ignore_index", -100)
+        for inputs, targets in train.epoch(state.epoch, state.batch):
+            loss, output = self._step(inputs, targets)
+            state.meter.add(loss, output, targets, ignore_index)
+            state.batch, state.step, state.seconds = state.batch + 1, state.step + 1, time.perf_counter() - started
+            for callback in self.callbacks:
+                callback.on_step_end(self, state, loss)
+            if state.stop:
+                return
+        row = {"epoch": state.epoch + 1, **state.meter.result()}
+        if validation is not None:
+            for name, value in self._evaluate(validation, state).items():
+                row[f"val_{name}"] = value
+            if state.stop:
+                return
+        row["lr"] = self.optimizer.lr
+        row["images_per_second"] = state.meter.images / state.seconds
+        row["seconds"] = state.seconds
+        if self.schedule is not None and self.schedule_every == "epoch":
+            self.schedule.step()
+        state.finish_epoch(row)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, state)
+
+    def evaluate(self, data: BatchSource | tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+        """Return mean loss and accuracy in evaluation mode; nothing of the model changes.
+
+        Parameters
+        ----------
+        data : DataLoader or pair of ndarray
+            A loader, of which one epoch is read, or inputs and targets.
+
+        Returns
+        -------
+        dict
+            ``loss`` and, where the targets are class numbers, ``accuracy`` between 0 and 1.
+        """
+        return self._evaluate(data, TrainingState())
+
+    def _evaluate(self, data: Any, state: TrainingState) -> dict[str, float]:
+        meter = Meter()
+        ignore_index = getattr(self.loss, "ignore_index", -100)
+        with _evaluation(self.model):
+            for inputs, targets in _pieces(*data) if isinstance(data, tuple | list) else data.epoch(0):
+                output = self.model(inputs)
+                meter.add(self.loss(output, targets)[0], output, targets, ignore_index)
+                if state.stop:
+                    break
+        return meter.result()
+
+    def predict(self, inputs: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """Return the model's output in evaluation mode.
+
+        Parameters
+        ----------
+        inputs : ndarray, shape (N, ...)
+            Any number of inputs.
+        batch_size : int
+            How many go through the model at once.
+
+        Returns
+        -------
+        ndarray, shape (N, ...)
+            The outputs; for a classifier with cross-entropy loss, the logits, of which the largest names the class.
+        """
+        batch_size = check.integer("batch_size", batch_size, 1)
+        with _evaluation(self.model):
+            return np.concatenate([self.model(piece) for (piece,) in _pieces(inputs, batch_size=batch_size)])
+
+    def _settings(self, train: BatchSource) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed."""
+        names = ("seed", "batch_size", "shuffle", "drop_last")
+        settings = {name: getattr(train, name) for name in names if hasattr(train, name)}
+        return settings | {
+            "augment": repr(getattr(train, "augment", None)),
+            "batches": len(train),
+            "schedule_every": self.schedule_every,
+            "clip_grad_norm": self.clip_grad_norm,
+        }
+
+
+def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.ndarray, ...]]:
+    """Cut arrays into batches along their first axis; at least one, also of no images."""
+    for start in range(0, max(len(arrays[0]), 1), batch_size):
+        yield tuple(array[start : start + batch_size] for array in arrays)
+
+
+@contextlib.contextmanager
+def _training(model: Module) -> Iterator[None]:
+    """Training mode, without the gradient of the model's input. A layer that was put in evaluation mode stays so."""
+    needed = model.needs_input_grad
+    modes = [] if model.training else [(module, module.training) for module in model.modules()]
+    model.requires_input_grad(False)
+    for module, _ in modes:
+        module.training = True
+    try:
+        yield
+    finally:
+        model.requires_input_grad(needed)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _evaluation(model: Module) -> Iterator[None]:
+    """Evaluation mode, nothing saved for backward; afterwards each layer is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with nn.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
