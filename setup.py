@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 EXTENSIONS = {
     "threads": [],
     "im2col": [],
+    "augment": [],
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"

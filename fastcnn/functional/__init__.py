@@ -15,6 +15,7 @@ from fastcnn.functional.conv import (
     im2col,
     im2col1d,
 )
+from fastcnn.functional.image import image_batch
 
 __all__ = [
     "col2im",
@@ -25,4 +26,5 @@ __all__ = [
     "conv2d_backward",
     "im2col",
     "im2col1d",
+    "image_batch",
 ]
