@@ -10,6 +10,7 @@ def require(name: str, purpose: str) -> ModuleType:
     """Import module `name`; where its package is missing, say what for and how to install it."""
     package = name.partition(".")[0]
     try:
+        importlib.import_module(package)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != package:

@@ -298,14 +298,18 @@ def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.nda
 
 @contextlib.contextmanager
 def _training(model: Module) -> Iterator[None]:
-    """Training mode, without the gradient of the model's input. A layer that was put in evaluation mode stays so."""
+    """Training mode, without the gradient of the model's input. A layer that was put in evaluation mode stays so.
+
+    NumPy need not warn of overflow: the loss tells.
+    """
     needed = model.needs_input_grad
     modes = [] if model.training else [(module, module.training) for module in model.modules()]
     model.requires_input_grad(False)
     for module, _ in modes:
         module.training = True
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
     finally:
         model.requires_input_grad(needed)
         for module, mode in modes:

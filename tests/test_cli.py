@@ -1,0 +1,324 @@
+"""The command line: what it prints, saves and refuses, and that an interrupted run goes on exactly."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import fastcnn
+from fastcnn import cli
+from fastcnn.training import read_checkpoint
+
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Put the number of threads back."""
+    before = fastcnn.get_num_threads()
+    yield
+    fastcnn.set_num_threads(before)
+
+
+def run(*arguments):
+    """Run the command line in this process."""
+    return cli.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments, code=1):
+    """Return the one line on standard error with which a command is refused."""
+    try:
+        got = run(*arguments)
+    except SystemExit as stop:
+        got = stop.code
+    output = capsys.readouterr()
+    assert got == code
+    assert output.out == ""
+    assert output.err.endswith("\n")
+    assert output.err.count("\n") == 1
+    return output.err[:-1]
+
+
+def weights(path):
+    return {name: value.tobytes() for name, value in read_checkpoint(path)["model"].items()}
+
+
+def columns(path):
+    """The history without what depends on the clock."""
+    rows = read_checkpoint(path)["state"]["history"]
+    return [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_learns_the_digits(tmp_path, capfd):
+    assert run("train", "--output", tmp_path / "out") == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("digits: 1,442 training and 355 test images, 1x8x8, 10 classes\ndigits_cnn: ")
+    accuracy = float(re.search(r"^test accuracy: (\d+\.\d\d)%$", out, re.MULTILINE)[1])
+    assert accuracy >= 97
+    epochs = cli.RECIPES["digits"].epochs
+    assert re.search(r"^epoch +loss +accuracy +val loss +val accuracy +lr +images/s +seconds$", out, re.MULTILINE)
+    assert re.search(rf"^ +{epochs} .* {accuracy:.2f}%", out, re.MULTILINE)
+    path = tmp_path / "out" / "fastcnn-digits.safetensors"
+    assert f"checkpoint: {path}\n" in out
+    assert read_checkpoint(path)["state"]["epoch"] == epochs
+    curve = tmp_path / "out" / "fastcnn-digits.png"
+    assert f"curve: {curve}\n" in out
+    assert curve.read_bytes().startswith(b"\x89PNG")
+    assert f"epoch {epochs}/{epochs} 100%|" in err
+
+
+def test_everything_random_comes_from_the_seed(tmp_path, capsys):
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        options = ["--epochs", 1, "--augment", "--seed", seed, "--quiet", "--output", tmp_path / folder]
+        assert run("train", *options) == 0
+    a, b, c = (weights(tmp_path / folder / "fastcnn-digits.safetensors") for folder in "abc")
+    assert a == b
+    assert a["fc.weight"] != c["fc.weight"]
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
+def test_quiet_prints_the_accuracy_alone(tmp_path, capfd):
+    assert run("train", "--epochs", 1, "--quiet", "--output", tmp_path) == 0
+    out, err = capfd.readouterr()
+    assert re.fullmatch(r"test accuracy: \d+\.\d\d%\n", out)
+    assert err == ""
+
+
+@pytest.mark.parametrize("schedule", cli.SCHEDULES)
+@pytest.mark.parametrize("optimizer", cli.LEARNING_RATES)
+def test_optimizers_and_schedules(optimizer, schedule, tmp_path, capsys):
+    options = ["--optimizer", optimizer, "--schedule", schedule, "--epochs", 1, "--batch-size", 256]
+    assert run("train", *options, "--no-progress", "--threads", 1, "--output", tmp_path) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert ", 1 thread\n" in output.out
+    extra = read_checkpoint(tmp_path / "fastcnn-digits.safetensors")["extra"]
+    expected = cli.RECIPES["digits"].lr if optimizer == cli.RECIPES["digits"].optimizer else None
+    assert extra["lr"] == (expected or cli.LEARNING_RATES[optimizer])
+    assert (extra["optimizer"], extra["schedule"], extra["batch_size"]) == (optimizer, schedule, 256)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: expected a positive int, got '0'"),
+        (["--epochs", "two"], "argument --epochs: expected a positive int, got 'two'"),
+        (["--lr", "nan"], "argument --lr: expected a positive number, got 'nan'"),
+        (["--lr", "-1"], "argument --lr: expected a positive number, got '-1'"),
+        (["--weight-decay", "inf"], "argument --weight-decay: expected a non-negative number, got 'inf'"),
+        (["--seed", "-1"], "argument --seed: expected a non-negative int, got '-1'"),
+        (["--learn"], "unrecognized arguments: --learn"),
+        (["--batch"], "unrecognized arguments: --batch"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message, capsys):
+    line = refused(capsys, "train", *arguments, code=2)
+    prog = "fastcnn" if message.startswith("unrecognized") else "fastcnn train"
+    assert line == f"{prog}: error: {message} (see {prog} --help)"
+
+
+@pytest.mark.parametrize("option", ["--data", "--model", "--optimizer", "--schedule"])
+def test_a_wrong_choice_is_one_line(option, capsys):
+    line = refused(capsys, "train", option, "wrong", code=2)
+    assert line.startswith(f"fastcnn train: error: argument {option}: invalid choice: 'wrong' (choose from ")
+
+
+def test_a_wrong_command_is_one_line(capsys):
+    assert refused(capsys, "trian", code=2).startswith("fastcnn: error: argument COMMAND: invalid choice: 'trian'")
+    assert refused(capsys, code=2) == (
+        "fastcnn: error: the following arguments are required: COMMAND (see fastcnn --help)"
+    )
+
+
+def test_a_model_that_does_not_take_the_images(tmp_path, capsys):
+    line = refused(capsys, "train", "--model", "lenet5", "--output", tmp_path)
+    assert line.startswith("fastcnn train: error: --model: expected one that takes images of 1x8x8, got lenet5: ")
+
+
+def test_a_missing_data_folder(tmp_path, capsys):
+    line = refused(capsys, "train", "--data", "mnist", "--data-dir", tmp_path / "none", "--output", tmp_path)
+    assert line == f"fastcnn train: error: data_dir: expected an existing folder, got '{tmp_path / 'none'}'"
+
+
+def test_a_damaged_data_set(tmp_path, capsys):
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"{name}-ubyte").write_bytes(b"no images")
+    line = refused(capsys, "train", "--data", "mnist", "--data-dir", tmp_path, "--output", tmp_path)
+    assert line.startswith(f"fastcnn train: error: {tmp_path / 'train-images-idx3-ubyte'}: not an IDX file")
+
+
+def test_an_output_folder_that_cannot_be(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "train", "--output", tmp_path / "file")
+    assert line == f"fastcnn train: error: {tmp_path / 'file'}: File exists"
+
+
+def test_without_safetensors(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert refused(capsys, "train", "--output", tmp_path) == (
+        "fastcnn train: error: saving checkpoints needs safetensors, which is not installed: pip install "
+        "'fastcnn[train]'"
+    )
+
+
+def test_without_matplotlib_there_is_no_curve(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("train", "--epochs", 1, "--no-progress", "--output", tmp_path) == 0
+    assert "\nno curve: drawing the curve needs matplotlib, " in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
+    options = ["--lr", "1e38", "--optimizer", "sgd", "--schedule", "constant", "--epochs", 3, "--quiet"]
+    line = refused(capsys, "train", *options, "--output", tmp_path)
+    assert line.startswith("fastcnn train: error: loss: expected a finite value, got ")
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments):
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "fastcnn", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_interrupted_run_goes_on_exactly(tmp_path, capsys):
+    options = ["--epochs", 12, "--augment", "--seed", 4]
+    assert run("train", *options, "--quiet", "--output", tmp_path / "whole") == 0
+    path = tmp_path / "parts" / "fastcnn-digits.safetensors"
+    with start(*options, "--output", path.parent) as process:
+        while not path.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    last = err.replace("\r", "\n").splitlines()[-1]
+    match = re.fullmatch(
+        rf"fastcnn train: interrupted (in epoch (\d+), after \d+ batches|after epoch \d+); "
+        rf"go on with: fastcnn train --resume {re.escape(str(path))}",
+        last,
+    )
+    assert match
+    capsys.readouterr()
+    assert run("train", "--resume", path, "--no-progress") == 0
+    assert "test accuracy: " in capsys.readouterr().out
+    whole = tmp_path / "whole" / "fastcnn-digits.safetensors"
+    assert weights(path) == weights(whole)
+    assert columns(path) == columns(whole)
+    assert path.with_suffix(".png").exists()
+
+
+@pytest.fixture
+def finished(tmp_path, capsys):
+    run("train", "--epochs", 1, "--quiet", "--output", tmp_path)
+    capsys.readouterr()
+    return tmp_path / "fastcnn-digits.safetensors"
+
+
+def test_resuming_a_finished_run_shows_it_again(finished, capsys, monkeypatch):
+    before = weights(finished)
+    monkeypatch.chdir(finished.parent)
+    assert run("train", "--resume", "--no-progress", "--epochs", 1) == 0
+    assert re.search(r"\n +1 +\d", capsys.readouterr().out)
+    assert weights(finished) == before
+
+
+def test_resuming_into_another_folder(finished, tmp_path):
+    assert run("train", "--resume", finished, "--quiet", "--output", tmp_path / "other") == 0
+    assert (tmp_path / "other" / "fastcnn-digits.png").exists()
+
+
+def test_resuming_with_another_option_is_refused(finished, capsys):
+    assert refused(capsys, "train", "--resume", finished, "--lr", "0.5") == (
+        f"fastcnn train: error: --lr: expected {cli.RECIPES['digits'].lr}, as the run in {finished} was started with, "
+        "got 0.5"
+    )
+
+
+def test_resuming_from_nothing_and_from_something_else(tmp_path, capsys):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "fastcnn-digits.safetensors"
+    assert refused(capsys, "train", "--resume", "--output", tmp_path) == (
+        f"fastcnn train: error: {path}: No such file or directory"
+    )
+    save_file({"w": np.ones(2)}, path)
+    assert refused(capsys, "train", "--resume", path).startswith(
+        f"fastcnn train: error: {path}: expected a fastcnn checkpoint, got a safetensors file without its metadata"
+    )
+    path.write_bytes(b"nothing of the kind")
+    assert refused(capsys, "train", "--resume", path).startswith(
+        f"fastcnn train: error: {path}: expected a whole safetensors file, got a truncated or foreign one ("
+    )
+
+
+def test_resuming_a_run_of_another_program(tmp_path, capsys):
+    from fastcnn import nn, optim
+    from fastcnn.training import Trainer, TrainingState, save_checkpoint
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    path = tmp_path / "run.safetensors"
+    save_checkpoint(path, Trainer(model, optim.SGD(model.parameters(), 0.1)), TrainingState())
+    assert refused(capsys, "train", "--resume", path) == (
+        f"fastcnn train: error: {path}: expected a checkpoint of fastcnn train, got one of another program"
+    )
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def test_info(capsys):
+    assert run("info") == 0
+    out = capsys.readouterr().out
+    assert f"fastcnn {fastcnn.__version__}" in out
+    assert f"NumPy {np.__version__}" in out
+    assert "OpenMP" in out
+    assert "threads" in out.lower()
+
+
+def test_help_names_commands_options_and_recipes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for command, (_, _, summary) in cli.COMMANDS.items():
+        assert f"{command:10}" in text
+        assert summary in text
+    with pytest.raises(SystemExit):
+        run("train", "--help")
+    text = capsys.readouterr().out
+    for name in (*cli.RECIPES, *cli.MODELS, "--no-augment", "--resume [FILE]", "onecycle"):
+        assert name in text
+    assert max(map(len, text.splitlines())) <= max(100, int(os.environ.get("COLUMNS", "0")))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        run("--version")
+    assert capsys.readouterr().out == f"fastcnn {fastcnn.__version__}\n"
+
+
+def test_the_module_runs():
+    command = [sys.executable, "-m", "fastcnn", "train", "--epochs", "x"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr == (
+        "fastcnn train: error: argument --epochs: expected a positive int, got 'x' (see fastcnn train --help)\n"
+    )
+
+
+def test_every_recipe_names_what_exists():
+    for name, recipe in cli.RECIPES.items():
+        assert recipe.model in cli.MODELS
+        assert recipe.optimizer in cli.LEARNING_RATES
+        assert recipe.schedule in cli.SCHEDULES
+        assert cli._describe(name).startswith(recipe.model)
