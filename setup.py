@@ -18,7 +18,9 @@ from setuptools.command.build_ext import build_ext
 # One row a compiled module of fastcnn.kernels: its name, then the C files that it links besides its own.
 EXTENSIONS = {
     "threads": [],
+    "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
     "im2col": [],
+    "conv": [],
     "augment": [],
 }
 

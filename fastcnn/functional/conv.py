@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._scratch import scratch
+from fastcnn.kernels import conv as _conv_kernel
 from fastcnn.kernels import im2col as _im2col
+from fastcnn.kernels.threads import get_num_threads
 
 
 # --- im2col, col2im -------------------------------------------------------------------------------------------------
@@ -257,89 +260,222 @@ def _conv_window(input, weight, stride, padding, dilation, groups, dims):
     return input, check.window(input.shape, places, weight.shape[2:], step, before, spread, channels_last), output
 
 
-def _conv(input, weight, bias, stride, padding, dilation, groups, dims):
+def _scratch(which, window, outputs, groups, itemsize):
+    """The scratch of one pass, and the number of threads that it is for."""
+    threads = get_num_threads()
+    return scratch(_conv_kernel.scratch_bytes(which, window, outputs, groups, threads, itemsize)), threads
+
+
+def _as_2d(array, dims, batched):
+    """An (unbatched, 1-D) array as the (N, C, H, W) that the kernels take: views only."""
+    if not batched:
+        array = array[None]
+    return array[:, :, None, :] if dims == 1 else array
+
+
+def _from_2d(array, dims, batched):
+    """Undo `_as_2d`."""
+    if dims == 1:
+        array = array[:, :, 0, :]
+    return array if batched else array[0]
+
+
+def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
     input, weight, bias = check.floats(input=input, weight=weight, bias=bias)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
-    unbatched = input.ndim == dims + 1
-    x = input[None] if unbatched else input
-    w = weight
-    if dims == 1:
-        x, w = x[:, :, None, :], w[:, :, None, :]
-    x, g, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    output = check.empty(size, input.dtype, g["channels_last"])
-    columns = np.empty((size[0], x.shape[1] * g["kh"] * g["kw"], size[2] * size[3]), input.dtype)
-    if columns.size:
-        _im2col.im2col(x, columns, g)
-    o = size[1] // groups
-    k = w[0].size
-    for i in range(groups):
-        part = np.matmul(w[i * o : (i + 1) * o].reshape(o, k), columns[:, i * k : (i + 1) * k])
-        output[:, i * o : (i + 1) * o] = part.reshape(size[0], o, *size[2:])
-    if bias is not None:
-        output += bias[:, None, None]
-    if dims == 1:
-        output = output[:, :, 0, :]
-    return output[0] if unbatched else output
+        bias = np.ascontiguousarray(bias)
+    batched = input.ndim == dims + 2
+    x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
+    x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
+    output = check.empty(size, input.dtype, window["channels_last"])
+    if output.size:
+        memory, threads = _scratch("forward", window, size[1], groups, input.itemsize)
+        _conv_kernel.forward(x, w, bias, output, window, groups, memory, threads)
+    return _from_2d(output, dims, batched)
 
 
-def _conv_backward(grad_output, input, weight, stride, padding, dilation, groups, needs, dims):
+def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, dims):
     grad_output, input, weight = check.floats(grad_output=grad_output, input=input, weight=weight)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
-    unbatched = input.ndim == dims + 1
-    x = input[None] if unbatched else input
-    dy = grad_output[None] if unbatched else grad_output
-    w = weight
-    if dims == 1:
-        x, w = x[:, :, None, :], w[:, :, None, :]
-        dy = dy[:, :, None, :]
-    x, g, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    check.shape("grad_output", dy, size)
-    n, o, k, places = size[0], size[1] // groups, w[0].size, size[2] * size[3]
-    dy = dy.reshape(n, size[1], places)
-    gi = gw = gb = None
-    if needs[2]:
-        gb = dy.sum((0, 2))
-    if needs[1]:
-        columns = np.empty((n, groups * k, places), input.dtype)
-        if columns.size:
-            _im2col.im2col(x, columns, g)
-        gw = np.empty_like(w)
-        for i in range(groups):
-            gw[i * o : (i + 1) * o] = np.einsum(
-                "nol,nkl->ok", dy[:, i * o : (i + 1) * o], columns[:, i * k : (i + 1) * k], optimize=True
-            ).reshape(o, *w.shape[1:])
-        gw = gw.reshape(weight.shape)
+    check.ndim("grad_output", grad_output, input.ndim)
+    if not isinstance(needs, (tuple, list)) or len(needs) != 3:
+        check.fail("needs", "three booleans, for the gradients of input, weight and bias", repr(needs))
+    batched = input.ndim == dims + 2
+    x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
+    x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
+    expected = size if dims == 2 else size[:2] + size[3:]
+    check.shape("grad_output", grad_output, expected if batched else expected[1:])
+    dy, _ = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
+    grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        columns = np.empty((n, groups * k, places), input.dtype)
-        for i in range(groups):
-            np.matmul(
-                w[i * o : (i + 1) * o].reshape(o, k).T, dy[:, i * o : (i + 1) * o], out=columns[:, i * k : (i + 1) * k]
+        grad_input = check.empty(x.shape, x.dtype, window["channels_last"])
+        if grad_input.size:
+            memory, threads = _scratch("backward_data", window, size[1], groups, x.itemsize)
+            _conv_kernel.backward_data(dy, w, grad_input, window, groups, memory, threads)
+        grad_input = _from_2d(grad_input, dims, batched)
+    if needs[1] or needs[2]:
+        grad_weight, grad_bias = np.zeros(w.shape, w.dtype), np.zeros(size[1], w.dtype)
+        if dy.size:
+            memory, threads = _scratch("backward_weight", window, size[1], groups, x.itemsize)
+            _conv_kernel.backward_weight(
+                dy, x, grad_weight, grad_bias if needs[2] else None, window, groups, memory, threads
             )
-        gi = check.empty(x.shape, x.dtype, g["channels_last"])
-        if gi.size:
-            _im2col.col2im(columns, gi, g)
-        if dims == 1:
-            gi = gi[:, :, 0, :]
-        if unbatched:
-            gi = gi[0]
-    return gi, gw, gb
+        grad_weight = grad_weight.reshape(weight.shape) if needs[1] else None
+        grad_bias = grad_bias if needs[2] else None
+    return grad_input, grad_weight, grad_bias
 
 
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return _conv(input, weight, bias, stride, padding, dilation, groups, 1)
+    """Convolve a batch of sequences (cross-correlation, as in `torch.nn.functional.conv1d`).
 
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, L) or (C, L)
+        float32 or float64, in either memory order.
+    weight : ndarray of shape (O, C/groups, k)
+    bias : ndarray of shape (O,), optional
+    stride, dilation : int
+    padding : int, 'same' or 'valid'
+        Zeros on both sides; 'same' (stride 1 only) keeps the length, an odd zero going to the right; 'valid' is 0.
+    groups : int
+        Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return _conv(input, weight, bias, stride, padding, dilation, groups, 2)
+    Returns
+    -------
+    ndarray of shape (N, O, Lout), or (O, Lout)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.conv1d(np.array([[[1., 2., 3.]]]), np.array([[[0.3, 0.5]]]))
+    array([[[1.3, 2.1]]])
+    """
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 1)
 
 
 def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
-    return _conv_backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 1)
+    """Return the gradients of `conv1d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, O, Lout) or (O, Lout)
+        Gradient of the loss with respect to the output.
+    input, weight, stride, padding, dilation, groups
+        What the forward call had.
+    needs : three bools
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        Of the shapes of `input`, `weight` and (O,); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> dy, x, w = np.array([[[-0.1, 0.2]]]), np.array([[[1., 2., 3.]]]), np.array([[[0.3, 0.5]]])
+    >>> dx, dw, db = F.conv1d_backward(dy, x, w)
+    >>> dx.round(6), dw.round(6), db.round(6)
+    (array([[[-0.03,  0.01,  0.1 ]]]), array([[[0.3, 0.4]]]), array([0.1]))
+    """
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 1)
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Convolve a batch of images (cross-correlation, as in `torch.nn.functional.conv2d`).
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64, in either memory order.
+    weight : ndarray of shape (O, C/groups, kh, kw)
+    bias : ndarray of shape (O,), optional
+    stride, dilation : int or pair of int
+        As (height, width); an int stands for both.
+    padding : int, pair of int, 'same' or 'valid'
+        Zeros above and below, left and right; 'same' (stride 1 only) keeps height and width, an odd row or column
+        going below or to the right; 'valid' is 0.
+    groups : int
+        Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
+
+    Returns
+    -------
+    ndarray of shape (N, O, oh, ow), or (O, oh, ow)
+        In the memory order of `input`; oh = floor((H + 2*padding - dilation*(kh - 1) - 1) / stride) + 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Notes
+    -----
+    im2col in tiles (kernels/conv.pyx): the column matrix of Chellapilla, Puri & Simard, "High performance convolutional
+    neural networks for document processing" (2006), is read from a block of padded rows and never built.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> F.conv2d(image, np.ones((1, 1, 2, 2), np.float32))[0, 0]
+    array([[ 8., 12.],
+           [20., 24.]], dtype=float32)
+    """
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 2)
 
 
 def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
-    return _conv_backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 2)
+    """Return the gradients of `conv2d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, O, oh, ow) or (O, oh, ow)
+        Gradient of the loss with respect to the output.
+    input, weight, stride, padding, dilation, groups
+        What the forward call had.
+    needs : three bools
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        Of the shapes of `input` (and in its memory order), `weight` and (O,); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> x, w = np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))
+    >>> dx, dw, db = F.conv2d_backward(np.ones((1, 1, 2, 2)), x, w)
+    >>> dx[0, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    >>> dw[0, 0], db
+    (array([[4., 4.],
+           [4., 4.]]), array([4.]))
+    """
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 2)

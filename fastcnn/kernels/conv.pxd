@@ -1,0 +1,20 @@
+from cython cimport floating
+
+from .geometry cimport Window
+
+cdef enum Pass:
+    FORWARD
+    BACKWARD_DATA
+    BACKWARD_WEIGHT
+
+cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                             Py_ssize_t itemsize) noexcept nogil
+cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
+                           const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                           int threads) noexcept nogil
+cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
+                                 const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                                 int threads) noexcept nogil
+cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
+                                   floating* grad_bias, const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
+                                   void* scratch, int threads) noexcept nogil

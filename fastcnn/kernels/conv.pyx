@@ -1,0 +1,789 @@
+"""Convolution in three passes over one tiled loop: im2col whose column matrix is never built.
+
+With channels last, a row of a window is kw*C contiguous values, and the rows of neighbouring places overlap. A padded
+copy of a few input rows in a thread's scratch therefore *is* the column matrix, read with an overlapping stride; where
+no padding is touched the input itself serves, uncopied. NCHW input is put into channels-last order by that same copy.
+
+Every pass is one or more jobs (struct Job): sums over the taps of a window, from a source image to a grid of places.
+
+  forward            one job: source input, places in output
+  backward-data      one job for each phase of the stride: source grad_output, places every s-th pixel of grad_input,
+                     taps the flipped ones that meet that phase; each pixel is written once, so nothing is scattered
+  backward-weight    the forward job's reads, with places as the inner dimension, against grad_output
+
+Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
+a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
+of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h).
+
+Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
+those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
+and the parts are added in order. Blocks and parts follow from the shape alone: no bit depends on the thread count.
+"""
+
+from cython cimport floating
+from cython.parallel cimport prange
+from libc.string cimport memcpy, memset
+
+from .geometry cimport Window
+from .isa cimport Micro, Sum, micro
+from .threads cimport thread_index, threads_for
+
+
+# Bytes of source that a block copies or walks: a quarter to an eighth of the L2 caches met today (1 to 2 MB a core).
+cdef Py_ssize_t BLOCK_BYTES = 1 << 18
+# Steps of a sum (taps * channels) between two visits to the output: a panel of 32 float32 outputs takes 128 KB.
+cdef Py_ssize_t SUM_STEPS = 1024
+# Bytes of a task's partial sum in backward-weight, which is walked once for each block.
+cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
+# Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
+cdef Py_ssize_t TASKS = 16
+cdef Py_ssize_t ALIGN = 64
+
+
+cdef struct Image:
+    # A batch of images in memory: extents, and strides in elements.
+    Py_ssize_t h, w
+    Py_ssize_t image, row, pixel, channel
+
+
+cdef struct Job:
+    Image source, dest
+    Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
+    bint depthwise
+    # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
+    # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
+    Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
+    Py_ssize_t taps_y, taps_x, sy, sx, y0, x0, ty, tx
+    # weight[w_start + group*w_group + output*w_output + input*w_input + i*w_ty + j*w_tx]
+    Py_ssize_t w_start, w_group, w_output, w_input, w_ty, w_tx
+    # Tiling: all that follows is chosen by _tile from what stands above and the vector length.
+    Py_ssize_t panel, panels, parts             # outputs of a panel; panels of a group; parts the panels are cut into
+    Py_ssize_t chunk, chunks                    # channels summed at a time
+    Py_ssize_t rows, columns, yblocks, xblocks  # places of a block; blocks of an image
+    bint in_place                               # the source is read where it lies
+    Py_ssize_t span_y, span_x                   # source rows and columns under a block
+    Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
+    Py_ssize_t segments, depth                  # of a full chunk: runs of contiguous steps, and their length
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+cdef inline Image _image(Py_ssize_t channels, Py_ssize_t h, Py_ssize_t w, bint channels_last) noexcept nogil:
+    cdef Image im
+    im.h, im.w = h, w
+    im.image = channels * h * w
+    if channels_last:
+        im.row, im.pixel, im.channel = w * channels, channels, 1
+    else:
+        im.row, im.pixel, im.channel = w, 1, h * w
+    return im
+
+
+cdef Job _forward_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups) noexcept nogil:
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    job.source = _image(g.c, g.h, g.w, g.channels_last)
+    job.dest = _image(outputs, g.oh, g.ow, g.channels_last)
+    job.n, job.groups, job.inputs, job.outputs = g.n, groups, g.c // groups, outputs // groups
+    job.ny, job.nx, job.dest_sy, job.dest_sx = g.oh, g.ow, 1, 1
+    job.taps_y, job.taps_x, job.sy, job.sx = g.kh, g.kw, g.sh, g.sw
+    job.y0, job.x0, job.ty, job.tx = -g.ph, -g.pw, g.dh, g.dw
+    job.w_tx, job.w_ty, job.w_input = 1, g.kw, g.kh * g.kw
+    job.w_output = job.inputs * job.w_input
+    job.w_group = job.outputs * job.w_output
+    if (g.kh == 1 and g.kw == 1 and g.sh == 1 and g.sw == 1 and g.ph == 0 and g.pw == 0 and g.oh == g.h
+            and g.ow == g.w and g.channels_last):
+        # Every pixel for itself: one long row of them, so that tiles are full whatever the image's width.
+        job.nx = g.n * g.h * g.w
+        job.n = job.ny = 1
+        job.source = _image(g.c, 1, job.nx, True)
+        job.dest = _image(outputs, 1, job.nx, True)
+    return job
+
+
+cdef inline Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+cdef inline Py_ssize_t _phase(Py_ssize_t r, Py_ssize_t padding, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d,
+                              Py_ssize_t* last, Py_ssize_t* step) noexcept nogil:
+    """How many taps i < k of a window meet pixels r, r+s, ...: those with r + padding - i*d divisible by s.
+
+    They are last, last - step, ...: taken from the last one, their source offsets ascend.
+    """
+    cdef Py_ssize_t i, taps = 0
+    step[0] = s // _gcd(s, d)
+    last[0] = 0
+    for i in range(min(k, step[0])):
+        if (r + padding - i * d) % s == 0:
+            taps = (k - 1 - i) // step[0] + 1
+            last[0] = i + (taps - 1) * step[0]
+            break
+    return taps
+
+
+cdef Job _data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize_t ry, Py_ssize_t rx) noexcept nogil:
+    """The gradient of the pixels ry, ry + sh, ... by rx, rx + sw, ...: a convolution of grad_output of stride 1."""
+    cdef Job job = _forward_job(g, outputs, groups)
+    cdef Image swap = job.source
+    cdef Py_ssize_t last_y, last_x, step_y, step_x
+    job.source = job.dest
+    job.dest = swap
+    job.inputs, job.outputs = job.outputs, job.inputs
+    job.w_input, job.w_output = job.w_output, job.w_input
+    if job.n != g.n:  # one long row of pixels
+        return job
+    job.taps_y = _phase(ry, g.ph, g.kh, g.sh, g.dh, &last_y, &step_y)
+    job.taps_x = _phase(rx, g.pw, g.kw, g.sw, g.dw, &last_x, &step_x)
+    job.ny, job.nx = (g.h - ry + g.sh - 1) // g.sh, (g.w - rx + g.sw - 1) // g.sw
+    job.dest_y, job.dest_x, job.dest_sy, job.dest_sx = ry, rx, g.sh, g.sw
+    job.sy = job.sx = 1
+    # Exact, though the numerator may be negative: the tap was chosen so that the stride divides it.
+    job.y0, job.x0 = (ry + g.ph - last_y * g.dh) // g.sh, (rx + g.pw - last_x * g.dw) // g.sw
+    job.ty, job.tx = step_y * g.dh // g.sh, step_x * g.dw // g.sw
+    if job.taps_y == 0 or job.taps_x == 0:  # pixels that no window reads: the sum is empty, the gradient 0
+        job.taps_y = job.taps_x = job.y0 = job.x0 = 0
+    job.w_start = last_y * g.kw + last_x
+    job.w_ty, job.w_tx = -step_y * g.kw, -step_x
+    return job
+
+
+# --- tiling ---------------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t _up(Py_ssize_t value, Py_ssize_t to) noexcept nogil:
+    return (value + to - 1) // to * to
+
+
+cdef inline Py_ssize_t _pieces(Py_ssize_t whole, Py_ssize_t largest) noexcept nogil:
+    """Least number of pieces of at most `largest`, and at least one."""
+    return max(1, (whole + largest - 1) // max(largest, 1))
+
+
+cdef inline Py_ssize_t _lanes(Py_ssize_t itemsize) noexcept nogil:
+    return micro().lanes_f32 if itemsize == 4 else micro().lanes_f64
+
+
+cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    """Choose the tiling of a job; `weights` for the backward-weight pass, whose partial sums bound the chunk."""
+    cdef Py_ssize_t lanes = _lanes(itemsize), taps = max(1, job.taps_y * job.taps_x), channels, pitch, fit, tasks
+    cdef Py_ssize_t block = BLOCK_BYTES // itemsize
+    # How far the taps of one place reach in the source, beyond its first row and column.
+    cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
+    cdef bint outside
+    job.depthwise = job.inputs == 1 and job.outputs == 1 and job.groups > 1
+    if job.depthwise:
+        job.panel, job.panels = lanes, 1
+        channels = job.groups
+        job.chunk = channels if channels <= 512 else 256
+    else:
+        job.panel = lanes if job.outputs <= lanes else 2 * lanes
+        job.panels = _pieces(job.outputs, job.panel)
+        channels = job.inputs
+        fit = SUM_STEPS // taps
+        if weights:
+            fit = min(fit, PARTIAL_BYTES // itemsize // (taps * job.panels * job.panel))
+        fit = max(16, fit // 16 * 16)
+        job.chunk = min(channels, _up(_pieces(channels, _pieces(channels, fit)), 16))
+    job.chunks = _pieces(channels, job.chunk)
+    outside = (job.y0 < 0 or job.x0 < 0
+               or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
+               or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
+    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not outside)
+    # Columns of a block: all, unless even one row of places is too much to copy.
+    pitch = job.chunk * (reach_y + 1)
+    job.columns = job.nx
+    if ((job.nx - 1) * job.sx + reach_x + 1) * pitch > block:
+        fit = (block // pitch - reach_x - 1) // job.sx + 1
+        fit = max(micro().rows, fit // micro().rows * micro().rows)
+        job.columns = min(job.nx, fit)
+    job.xblocks = _pieces(job.nx, job.columns)
+    job.span_x = (job.columns - 1) * job.sx + reach_x + 1
+    job.rows = 1
+    if job.xblocks == 1:
+        fit = block // (job.span_x * job.chunk) - reach_y - 1
+        job.rows = min(job.ny, max(1, fit // job.sy + 1))
+    # Enough tasks for the threads: smaller blocks first, then the panels in parts (which share no copy).
+    tasks = job.n * (job.chunks if job.depthwise or weights else 1) * job.xblocks
+    if not job.depthwise:
+        tasks *= job.groups
+    if tasks * _pieces(job.ny, job.rows) < TASKS:
+        job.rows = max(1, min(job.rows, job.ny // _pieces(TASKS, tasks)))
+        if job.ny == 1 and job.columns > 4 * micro().rows:
+            fit = _up(_pieces(job.nx, _pieces(TASKS, tasks // job.xblocks)), micro().rows)
+            job.columns = min(job.columns, max(fit, 4 * micro().rows))
+            job.xblocks = _pieces(job.nx, job.columns)
+            job.span_x = (job.columns - 1) * job.sx + reach_x + 1
+    job.yblocks = _pieces(job.ny, job.rows)
+    job.rows = _pieces(job.ny, job.yblocks)
+    job.yblocks = _pieces(job.ny, job.rows)
+    job.span_y = (job.rows - 1) * job.sy + reach_y + 1
+    tasks = job.n * job.groups * job.xblocks * job.yblocks
+    job.parts = 1 if weights or job.depthwise else min(job.panels, _pieces(TASKS, max(1, tasks)))
+    if job.in_place:
+        job.row, job.pixel = job.source.row, job.source.pixel
+    else:
+        job.row, job.pixel = job.span_x * job.chunk, job.chunk
+    # A row of a window is one contiguous run where its pixels hold nothing but the chunk.
+    if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise:
+        job.segments, job.depth = job.taps_y, job.taps_x * job.chunk
+    else:
+        job.segments, job.depth = job.taps_y * job.taps_x, job.chunk
+
+
+cdef void _segment_offsets(const Job* job, Py_ssize_t* offset) noexcept nogil:
+    cdef Py_ssize_t i, j, across = job.segments // max(1, job.taps_y)
+    for i in range(job.taps_y):
+        for j in range(across):
+            offset[i * across + j] = i * job.ty * job.row + j * job.tx * job.pixel
+
+
+# --- scratch: [ segment offsets | packed weights | packed bias | partial sums ] [ one slice for each thread ] -----------
+
+
+cdef struct Scratch:
+    # Bytes from the start, each a multiple of ALIGN.
+    Py_ssize_t weights, bias, partial, slices, slice, bytes
+    Py_ssize_t copy, tile       # within a thread's slice: the source copy, then (in bytes) a tile or gradient block
+
+
+cdef inline Py_ssize_t _aligned(Py_ssize_t bytes) noexcept nogil:
+    return _up(bytes, ALIGN)
+
+
+cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_t partial, Py_ssize_t tile,
+                     bint weights) noexcept nogil:
+    cdef Scratch s
+    cdef Py_ssize_t lanes = _lanes(itemsize)
+    s.weights = _aligned(sizeof(Py_ssize_t) * (job.taps_y * job.taps_x + job.rows + 1))
+    s.bias = s.weights
+    if not weights:
+        if job.depthwise:
+            s.bias += _aligned(itemsize * job.taps_y * job.taps_x * _up(job.groups, lanes))
+        else:
+            s.bias += _aligned(itemsize * job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel)
+    s.partial = s.bias
+    if not weights:
+        s.partial += _aligned(itemsize * (_up(job.groups, lanes) if job.depthwise else
+                                          job.groups * job.panels * job.panel))
+    s.slices = s.partial + _aligned(itemsize * partial)
+    # Vector loads of the last channels may run past the copy by less than two registers.
+    s.copy = _aligned(0 if job.in_place else itemsize * (job.span_y * job.span_x * job.chunk + 2 * lanes))
+    s.tile = _aligned(itemsize * (tile + 2 * lanes))
+    s.slice = s.copy + s.tile
+    s.bytes = s.slices + threads * s.slice + ALIGN
+    return s
+
+
+cdef inline char* _start(void* scratch) noexcept nogil:
+    """The first aligned byte; _layout asked for ALIGN bytes more."""
+    return <char*>((<size_t>scratch + ALIGN - 1) // ALIGN * ALIGN)
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+cdef void _copy_pixels(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
+                       Py_ssize_t columns, Py_ssize_t channels, floating* target, Py_ssize_t pitch) noexcept nogil:
+    """target[row][column][pitch] from rows top.. and columns left.. of an image, zero outside it and past channels."""
+    cdef Py_ssize_t y, x, c, first = min(columns, max(0, -left)), end = max(first, min(columns, im.w - left))
+    cdef const floating* line
+    cdef floating* out
+    for y in range(rows):
+        out = target + y * columns * pitch
+        if top + y < 0 or top + y >= im.h:
+            memset(out, 0, columns * pitch * sizeof(floating))
+            continue
+        memset(out, 0, first * pitch * sizeof(floating))
+        memset(out + end * pitch, 0, (columns - end) * pitch * sizeof(floating))
+        line = source + (top + y) * im.row + left * im.pixel
+        if im.channel == 1 and im.pixel == channels and pitch == channels:
+            memcpy(out + first * pitch, line + first * im.pixel, (end - first) * pitch * sizeof(floating))
+        elif im.channel == 1:
+            for x in range(first, end):
+                for c in range(channels):
+                    out[x * pitch + c] = line[x * im.pixel + c]
+                for c in range(channels, pitch):
+                    out[x * pitch + c] = 0
+        else:
+            for c in range(channels):
+                for x in range(first, end):
+                    out[x * pitch + c] = line[c * im.channel + x * im.pixel]
+            for x in range(first, end):
+                for c in range(channels, pitch):
+                    out[x * pitch + c] = 0
+
+
+cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
+                      floating* packed) noexcept nogil:
+    """packed[chunk][panel][i][j][channel][output] for one panel; outputs past the last are 0."""
+    cdef Py_ssize_t q, i, j, c, o, channels, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t first = panel * job.panel, count = min(job.panel, job.outputs - first)
+    cdef const floating* source
+    cdef floating* out
+    weight += job.w_start + group * job.w_group + first * job.w_output
+    packed += group * taps * job.inputs * job.panels * job.panel
+    for q in range(job.chunks):
+        channels = min(job.chunk, job.inputs - q * job.chunk)
+        out = packed + (q * job.chunk * job.panels + panel * channels) * taps * job.panel
+        for i in range(job.taps_y):
+            for j in range(job.taps_x):
+                source = weight + q * job.chunk * job.w_input + i * job.w_ty + j * job.w_tx
+                for c in range(channels):
+                    for o in range(count):
+                        out[o] = source[o * job.w_output + c * job.w_input]
+                    for o in range(count, job.panel):
+                        out[o] = 0
+                    out += job.panel
+
+
+cdef void _pack(const Job* job, const floating* weight, const floating* bias, floating* packed, floating* packed_bias,
+                int threads) noexcept nogil:
+    cdef Py_ssize_t task, tasks, i, j, o, lanes, pitch
+    cdef Py_ssize_t work = job.groups * job.taps_y * job.taps_x * job.inputs * job.outputs
+    if job.depthwise:
+        lanes = job.panel
+        pitch = _up(job.groups, lanes)
+        for i in range(job.taps_y):
+            for j in range(job.taps_x):
+                for o in range(job.groups):
+                    packed[o] = weight[job.w_start + o * job.w_group + i * job.w_ty + j * job.w_tx]
+                for o in range(job.groups, pitch):
+                    packed[o] = 0
+                packed += pitch
+        for o in range(pitch):
+            packed_bias[o] = bias[o] if bias != NULL and o < job.groups else 0
+        return
+    tasks = job.groups * job.panels
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+        _pack_panel(job, weight, task // job.panels, task % job.panels, packed)
+    pitch = job.panels * job.panel
+    for i in range(job.groups):
+        for o in range(pitch):
+            packed_bias[i * pitch + o] = bias[i * job.outputs + o] if bias != NULL and o < job.outputs else 0
+
+
+# --- forward and backward-data --------------------------------------------------------------------------------------
+
+
+cdef inline void _run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
+                           const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
+    if floating is float:
+        micro().tile_f32(m, n, s, a, b, init, c, c_row)
+    else:
+        micro().tile_f64(m, n, s, a, b, init, c, c_row)
+
+
+cdef inline void _run_depthwise(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
+                                const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
+    if floating is float:
+        micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
+    else:
+        micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
+
+
+cdef inline void _put_tile(const floating* tile, Py_ssize_t pitch, floating* dest, Py_ssize_t pixel,
+                           Py_ssize_t channel, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
+    """Store a tile of m places by n channels where channels are not contiguous."""
+    cdef Py_ssize_t r, o
+    for o in range(n):
+        for r in range(m):
+            if add:
+                dest[o * channel + r * pixel] += tile[r * pitch + o]
+            else:
+                dest[o * channel + r * pixel] = tile[r * pitch + o]
+
+
+cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
+                 const floating* packed, const floating* bias, const floating* zeros, floating* dest, floating* copy,
+                 floating* tile) noexcept nogil:
+    """One task: all chunks of one block of places, for one part of one group's panels."""
+    cdef Py_ssize_t part = task % job.parts
+    cdef Py_ssize_t left = task // job.parts % job.xblocks * job.columns
+    cdef Py_ssize_t top = task // (job.parts * job.xblocks) % job.yblocks * job.rows
+    cdef Py_ssize_t group = task // (job.parts * job.xblocks * job.yblocks) % job.groups
+    cdef Py_ssize_t image = task // (job.parts * job.xblocks * job.yblocks * job.groups)
+    cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
+    cdef Py_ssize_t q, p, y, x, t, m, n, channels, c0, tiles = _pieces(columns, micro().rows)
+    cdef Py_ssize_t taps = job.taps_y * job.taps_x, out_pixel = job.dest_sx * job.dest.pixel
+    cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0
+    cdef const floating* a
+    cdef const floating* b
+    cdef const floating* init
+    cdef floating* c
+    cdef Sum s
+    source += image * job.source.image + group * job.inputs * job.source.channel
+    dest += (image * job.dest.image + group * job.outputs * job.dest.channel
+             + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
+    packed += group * taps * job.inputs * job.panels * job.panel
+    s.segments, s.a_offset, s.a_row, s.a_step, s.b_step = job.segments, offset, job.sx * job.pixel, 1, job.panel
+    for q in range(job.chunks):
+        c0 = q * job.chunk
+        channels = min(job.chunk, job.inputs - c0)
+        s.depth = job.depth if job.chunks == 1 else channels
+        s.b_segment = s.depth * job.panel
+        if job.in_place:
+            a = source + c0 + row0 * job.row + column0 * job.pixel
+        else:
+            _copy_pixels(source + c0 * job.source.channel, &job.source, row0,
+                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
+                         job.chunk)
+            a = copy
+        for p in range(part * job.panels // job.parts, (part + 1) * job.panels // job.parts):
+            b = packed + (c0 * job.panels + p * channels) * taps * job.panel
+            n = min(job.panel, job.outputs - p * job.panel)
+            init = bias + (group * job.panels + p) * job.panel
+            if q:
+                init = <const floating*>NULL
+            for y in range(rows):
+                for t in range(tiles):
+                    x = t * columns // tiles
+                    m = (t + 1) * columns // tiles - x
+                    c = (dest + y * job.dest_sy * job.dest.row + x * out_pixel
+                         + p * job.panel * job.dest.channel)
+                    if job.dest.channel == 1:
+                        _run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
+                    else:
+                        _run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
+                                  job.panel)
+                        _put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
+
+
+cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
+                           const floating* packed, const floating* bias, floating* dest, floating* copy,
+                           floating* tile) noexcept nogil:
+    """One task: one block of places, for one chunk of channels."""
+    cdef Py_ssize_t left = task % job.xblocks * job.columns
+    cdef Py_ssize_t top = task // job.xblocks % job.yblocks * job.rows
+    cdef Py_ssize_t c0 = task // (job.xblocks * job.yblocks) % job.chunks * job.chunk
+    cdef Py_ssize_t image = task // (job.xblocks * job.yblocks * job.chunks)
+    cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
+    cdef Py_ssize_t channels = min(job.chunk, job.groups - c0), y, k, c, n, out_pixel = job.dest_sx * job.dest.pixel
+    cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0
+    cdef const floating* a
+    cdef floating* out
+    cdef Sum s
+    source += image * job.source.image + c0 * job.source.channel
+    dest += (image * job.dest.image + c0 * job.dest.channel
+             + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
+    s.segments, s.depth, s.a_offset = job.taps_y * job.taps_x, 1, offset
+    s.a_row, s.a_step, s.b_step = job.sx * job.pixel, 0, 0
+    s.b_segment = _up(job.groups, job.panel)
+    if job.in_place:
+        a = source + row0 * job.row + column0 * job.pixel
+    else:
+        _copy_pixels(source, &job.source, row0, (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0,
+                     job.span_x, channels, copy, job.chunk)
+        a = copy
+    for y in range(rows):
+        for k in range(_pieces(channels, job.panel)):
+            c = k * job.panel
+            n = min(job.panel, channels - c)
+            out = dest + y * job.dest_sy * job.dest.row + c * job.dest.channel
+            if job.dest.channel == 1:
+                _run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, out,
+                               out_pixel)
+            else:
+                _run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, tile,
+                               job.panel)
+                _put_tile(tile, job.panel, out, out_pixel, job.dest.channel, columns, n, False)
+
+
+cdef Scratch _job_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
+    cdef Py_ssize_t tile = 0
+    if job.dest.channel != 1:
+        tile = (job.columns if job.depthwise else micro().rows) * job.panel
+    return _layout(job, threads, itemsize, job.panel, tile, False)
+
+
+cdef void _run(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
+               char* scratch, int threads) noexcept nogil:
+    """Run a tiled job."""
+    cdef Scratch s = _job_layout(job, threads, sizeof(floating))
+    cdef Py_ssize_t* offset = <Py_ssize_t*>scratch
+    cdef floating* packed = <floating*>(scratch + s.weights)
+    cdef floating* packed_bias = <floating*>(scratch + s.bias)
+    cdef floating* zeros = <floating*>(scratch + s.partial)
+    cdef Py_ssize_t task, tasks = job.n * job.yblocks * job.xblocks
+    cdef Py_ssize_t work = job.n * job.groups * job.outputs * job.ny * job.nx * (1 + job.taps_y * job.taps_x * job.inputs)
+    cdef char* slice
+    tasks *= job.chunks if job.depthwise else job.groups * job.parts
+    _segment_offsets(job, offset)
+    _pack(job, weight, bias, packed, packed_bias, threads)
+    memset(zeros, 0, job.panel * sizeof(floating))
+    # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
+    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
+        slice = scratch + s.slices + thread_index() * s.slice
+        if job.depthwise:
+            _depthwise_block(job, task, offset, source, packed, packed_bias, dest, <floating*>slice,
+                             <floating*>(slice + s.copy))
+        else:
+            _block(job, task, offset, source, packed, packed_bias, zeros, dest, <floating*>slice,
+                   <floating*>(slice + s.copy))
+
+
+cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
+                           const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                           int threads) noexcept nogil:
+    """output (n, outputs, oh, ow) of input (n, c, h, w) and weight (outputs, c/groups, kh, kw); bias may be NULL.
+
+    `scratch` has conv_scratch(FORWARD, ...) bytes for `threads` threads; at most so many are used.
+    """
+    cdef Job job = _forward_job(g, outputs, groups)
+    _tile(&job, sizeof(floating), False)
+    _run(&job, input, weight, bias, output, _start(scratch), threads)
+
+
+cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
+                                 const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                                 int threads) noexcept nogil:
+    """grad_input (n, c, h, w), all of it overwritten, of grad_output (n, outputs, oh, ow)."""
+    cdef Job job
+    cdef Py_ssize_t ry, rx
+    for ry in range(min(g.sh, g.h)):
+        for rx in range(min(g.sw, g.w)):
+            job = _data_job(g, outputs, groups, ry, rx)
+            _tile(&job, sizeof(floating), False)
+            _run(&job, grad_output, weight, <const floating*>NULL, grad_input, _start(scratch), threads)
+
+
+# --- backward-weight ------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
+    """Parts that the blocks of all images are cut into, each with a partial sum of its own."""
+    cdef Py_ssize_t tasks = job.chunks * (1 if job.depthwise else job.groups)
+    return max(1, min(job.n * job.yblocks * job.xblocks, _pieces(TASKS, tasks)))
+
+
+cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
+    if job.depthwise:
+        return job.taps_y * job.taps_x * _up(job.groups, job.panel)
+    return job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel
+
+
+cdef inline bint _grad_in_place(const Job* job) noexcept nogil:
+    """Whether tiles may load grad_output where it lies: whole registers of contiguous channels."""
+    return job.dest.channel == 1 and (job.depthwise or job.outputs % job.panel == 0)
+
+
+cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
+    cdef Py_ssize_t tile = 0
+    if not _grad_in_place(job):
+        tile = job.rows * job.columns * (_up(job.chunk, job.panel) if job.depthwise else job.panels * job.panel)
+    # The bias partials (one row a part) come after the weights'.
+    return _layout(job, threads, itemsize,
+                   _weight_parts(job) * (_partial_size(job) + _up(job.groups * job.outputs, job.panel)), tile, True)
+
+
+cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_ssize_t part, Py_ssize_t parts,
+                         const Py_ssize_t* offset, const Py_ssize_t* row_offset, const floating* source,
+                         const floating* grad, floating* partial, floating* partial_bias, floating* copy,
+                         floating* grad_copy) noexcept nogil:
+    """One task: the sum over one part of all blocks, for one chunk of one group (or of the depthwise channels)."""
+    cdef Py_ssize_t blocks = job.n * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t c0 = chunk * job.chunk
+    cdef Py_ssize_t channels = min(job.chunk, (job.groups if job.depthwise else job.inputs) - c0)
+    cdef Py_ssize_t outputs = channels if job.depthwise else job.outputs
+    cdef Py_ssize_t pitch = _up(job.groups, job.panel) if job.depthwise else job.panels * job.panel
+    cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, y, x, o, p, n, seg
+    cdef Py_ssize_t r, t, m, tiles, depth
+    cdef const floating* a
+    cdef const floating* b
+    cdef const floating* dy
+    cdef Sum s
+    source += (c0 if job.depthwise else group * job.inputs + c0) * job.source.channel
+    grad += (c0 if job.depthwise else group * job.outputs) * job.dest.channel
+    if job.depthwise:
+        partial += c0
+        for seg in range(taps):
+            memset(partial + seg * pitch, 0, channels * sizeof(floating))
+    else:
+        partial += (group * job.inputs + c0) * taps * pitch
+        memset(partial, 0, channels * taps * pitch * sizeof(floating))
+    if partial_bias != NULL:
+        partial_bias += c0 if job.depthwise else group * job.outputs
+        memset(partial_bias, 0, outputs * sizeof(floating))
+    for block in range(part * blocks // parts, (part + 1) * blocks // parts):
+        left = block % job.xblocks * job.columns
+        top = block // job.xblocks % job.yblocks * job.rows
+        image = block // (job.xblocks * job.yblocks)
+        rows, columns = min(job.rows, job.ny - top), min(job.columns, job.nx - left)
+        row0, column0 = top * job.sy + job.y0, left * job.sx + job.x0
+        if job.in_place:
+            a = source + image * job.source.image + row0 * job.row + column0 * job.pixel
+        else:
+            _copy_pixels(source + image * job.source.image, &job.source, row0,
+                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
+                         job.chunk)
+            a = copy
+        if _grad_in_place(job):
+            dy = grad + image * job.dest.image + top * job.dest.row + left * job.dest.pixel
+            grad_row, grad_pixel = job.dest.row, job.dest.pixel
+        else:
+            grad_pixel = _up(job.chunk, job.panel) if job.depthwise else pitch
+            grad_row = columns * grad_pixel
+            _copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, outputs, grad_copy,
+                         grad_pixel)
+            dy = grad_copy
+        if partial_bias != NULL:
+            for y in range(rows):
+                for x in range(columns):
+                    for o in range(outputs):
+                        partial_bias[o] += dy[y * grad_row + x * grad_pixel + o]
+        s.a_step, s.b_step, s.depth = job.sx * job.pixel, grad_pixel, columns
+        if job.depthwise:
+            s.segments, s.a_offset, s.a_row, s.b_segment = taps, offset, 0, 0
+            for p in range(_pieces(channels, job.panel)):
+                o = p * job.panel
+                n = min(job.panel, channels - o)
+                for y in range(rows):
+                    if floating is float:
+                        micro().depthwise_weights_f32(n, &s, a + y * job.sy * job.row + o, dy + y * grad_row + o,
+                                                      partial + o, pitch)
+                    else:
+                        micro().depthwise_weights_f64(n, &s, a + y * job.sy * job.row + o, dy + y * grad_row + o,
+                                                      partial + o, pitch)
+            continue
+        s.segments, s.a_offset, s.a_row, s.b_segment = rows, row_offset, 1, grad_row
+        depth = job.depth if job.chunks == 1 else channels
+        tiles = _pieces(depth, micro().rows)
+        for p in range(job.panels):
+            n = min(job.panel, job.outputs - p * job.panel)
+            b = dy + p * job.panel
+            for seg in range(job.segments):
+                for t in range(tiles):
+                    r = t * depth // tiles
+                    m = (t + 1) * depth // tiles - r
+                    _run_tile(m, n, &s, a + offset[seg] + r, b, <const floating*>NULL,
+                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
+
+
+cdef inline void _sum_parts(const Job* job, Py_ssize_t row, Py_ssize_t parts, const floating* partial,
+                            floating* grad_weight) noexcept nogil:
+    """grad_weight of one input channel of one group (or one depthwise channel): the parts, added in order."""
+    cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t size = _partial_size(job), q = c // job.chunk, channels, tap, o, part, pitch
+    cdef floating total
+    if job.depthwise:
+        pitch = _up(job.groups, job.panel)
+        for tap in range(taps):
+            total = 0
+            for part in range(parts):
+                total += partial[part * size + tap * pitch + row]
+            grad_weight[row * taps + tap] = total
+        return
+    channels = min(job.chunk, job.inputs - q * job.chunk)
+    pitch = job.panels * job.panel
+    partial += (group * job.inputs + q * job.chunk) * taps * pitch + (c - q * job.chunk) * pitch
+    grad_weight += group * job.w_group + c * job.w_input
+    for o in range(job.outputs):
+        for tap in range(taps):
+            total = 0
+            for part in range(parts):
+                total += partial[part * size + tap * channels * pitch + o]
+            grad_weight[o * job.w_output + tap] = total
+
+
+cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
+                                   floating* grad_bias, const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
+                                   void* scratch, int threads) noexcept nogil:
+    """grad_weight (outputs, c/groups, kh, kw) and, unless NULL, grad_bias (outputs), both overwritten."""
+    cdef Job job = _forward_job(g, outputs, groups)
+    cdef Scratch s
+    cdef Py_ssize_t task, tasks, parts, part, o, rows, pitch, size
+    cdef Py_ssize_t work = g.n * g.oh * g.ow * outputs * (1 + g.kh * g.kw * g.c // groups)
+    cdef char* start = _start(scratch)
+    cdef char* slice
+    cdef Py_ssize_t* offset = <Py_ssize_t*>start
+    cdef floating* partial
+    cdef floating* partial_bias
+    _tile(&job, sizeof(floating), True)
+    s = _weight_layout(&job, threads, sizeof(floating))
+    parts = _weight_parts(&job)
+    size = _partial_size(&job)
+    pitch = _up(job.groups * job.outputs, job.panel)
+    partial = <floating*>(start + s.partial)
+    partial_bias = partial + parts * size
+    _segment_offsets(&job, offset)
+    for o in range(job.rows):
+        offset[job.segments + o] = o * job.sy * job.row
+    tasks = parts * job.chunks * (1 if job.depthwise else job.groups)
+    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
+        slice = start + s.slices + thread_index() * s.slice
+        part = task % parts
+        _weight_blocks(&job, task // parts % job.chunks, task // (parts * job.chunks), part, parts, offset,
+                       offset + job.segments, input, grad_output, partial + part * size,
+                       partial_bias + part * pitch if grad_bias != NULL and (job.depthwise or task // parts % job.chunks == 0)
+                       else <floating*>NULL, <floating*>slice, <floating*>(slice + s.copy))
+    rows = job.groups * job.inputs
+    for task in prange(rows, schedule="static",
+                       num_threads=min(threads, threads_for(rows, parts * rows * job.outputs * g.kh * g.kw))):
+        _sum_parts(&job, task, parts, partial, grad_weight)
+    if grad_bias != NULL:
+        for o in range(outputs):
+            grad_bias[o] = 0
+            for part in range(parts):
+                grad_bias[o] += partial_bias[part * pitch + o]
+
+
+# --- scratch size and the typed doors -------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                             Py_ssize_t itemsize) noexcept nogil:
+    """Bytes of scratch that a pass needs for `threads` threads (at least one), from the shape alone."""
+    cdef Job job
+    cdef Scratch s
+    cdef Py_ssize_t ry, rx, most = 0
+    if which == BACKWARD_DATA:
+        for ry in range(min(g.sh, g.h)):
+            for rx in range(min(g.sw, g.w)):
+                job = _data_job(g, outputs, groups, ry, rx)
+                _tile(&job, itemsize, False)
+                s = _job_layout(&job, threads, itemsize)
+                most = max(most, s.bytes)
+        return most
+    job = _forward_job(g, outputs, groups)
+    _tile(&job, itemsize, which == BACKWARD_WEIGHT)
+    if which == BACKWARD_WEIGHT:
+        s = _weight_layout(&job, threads, itemsize)
+    else:
+        s = _job_layout(&job, threads, itemsize)
+    return s.bytes
+
+
+def scratch_bytes(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, int threads, Py_ssize_t itemsize):
+    """scratch_bytes('forward' | 'backward_data' | 'backward_weight', g, outputs, groups, threads, itemsize) -> int"""
+    cdef Pass number = {"forward": FORWARD, "backward_data": BACKWARD_DATA, "backward_weight": BACKWARD_WEIGHT}[which]
+    return conv_scratch(number, &g, outputs, groups, threads, itemsize)
+
+
+def forward(const floating[:, :, :, :] input, const floating[:, :, :, ::1] weight, const floating[::1] bias,
+            floating[:, :, :, :] output, Window g, Py_ssize_t groups, unsigned char[::1] scratch, int threads):
+    """forward(input, weight, bias or None, output, g, groups, scratch, threads): arguments are trusted."""
+    with nogil:
+        conv_forward_ptr(&input[0, 0, 0, 0], &weight[0, 0, 0, 0], &bias[0] if bias is not None else NULL,
+                         &output[0, 0, 0, 0], &g, output.shape[1], groups, &scratch[0], threads)
+
+
+def backward_data(const floating[:, :, :, :] grad_output, const floating[:, :, :, ::1] weight,
+                  floating[:, :, :, :] grad_input, Window g, Py_ssize_t groups, unsigned char[::1] scratch,
+                  int threads):
+    """backward_data(grad_output, weight, grad_input, g, groups, scratch, threads): arguments are trusted."""
+    with nogil:
+        conv_backward_data_ptr(&grad_output[0, 0, 0, 0], &weight[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g,
+                               grad_output.shape[1], groups, &scratch[0], threads)
+
+
+def backward_weight(const floating[:, :, :, :] grad_output, const floating[:, :, :, :] input,
+                    floating[:, :, :, ::1] grad_weight, floating[::1] grad_bias, Window g, Py_ssize_t groups,
+                    unsigned char[::1] scratch, int threads):
+    """backward_weight(grad_output, input, grad_weight, grad_bias or None, g, groups, scratch, threads)."""
+    with nogil:
+        conv_backward_weight_ptr(&grad_output[0, 0, 0, 0], &input[0, 0, 0, 0], &grad_weight[0, 0, 0, 0],
+                                 &grad_bias[0] if grad_bias is not None else NULL, &g, grad_output.shape[1], groups,
+                                 &scratch[0], threads)

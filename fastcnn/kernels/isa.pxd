@@ -1,0 +1,27 @@
+cdef extern from "micro/micro.h" nogil:
+    ctypedef struct Sum "fastcnn_sum":
+        Py_ssize_t segments, depth
+        const Py_ssize_t* a_offset
+        Py_ssize_t a_row, a_step
+        Py_ssize_t b_segment, b_step
+
+    ctypedef struct Micro "fastcnn_micro":
+        const char* name
+        Py_ssize_t rows
+        Py_ssize_t lanes_f32
+        Py_ssize_t lanes_f64
+        void (*tile_f32)(Py_ssize_t, Py_ssize_t, const Sum*, const float*, const float*, const float*,
+                         float*, Py_ssize_t) noexcept nogil
+        void (*tile_f64)(Py_ssize_t, Py_ssize_t, const Sum*, const double*, const double*, const double*,
+                         double*, Py_ssize_t) noexcept nogil
+        void (*depthwise_f32)(Py_ssize_t, Py_ssize_t, const Sum*, const float*, const float*, const float*,
+                              float*, Py_ssize_t) noexcept nogil
+        void (*depthwise_f64)(Py_ssize_t, Py_ssize_t, const Sum*, const double*, const double*, const double*,
+                              double*, Py_ssize_t) noexcept nogil
+        void (*depthwise_weights_f32)(Py_ssize_t, const Sum*, const float*, const float*, float*,
+                                      Py_ssize_t) noexcept nogil
+        void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
+                                      Py_ssize_t) noexcept nogil
+
+
+cdef const Micro* micro() noexcept nogil

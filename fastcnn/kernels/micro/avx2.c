@@ -1,0 +1,42 @@
+/* Tiles for AVX2 with FMA: 6 x 2 accumulators, 2 registers of b and 1 of a out of 16. */
+#include "micro.h"
+
+#ifdef FASTCNN_X86
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#include <immintrin.h>
+
+#define ROWS 6
+
+/* The first `count` lanes set, read from the middle of a row of ones and zeros. */
+static const int mask32[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+static const long long mask64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+#define MASK32(count) _mm256_loadu_si256((const __m256i_u *)(mask32 + 8 - (count)))
+#define MASK64(count) _mm256_loadu_si256((const __m256i_u *)(mask64 + 4 - (count)))
+
+#define T float
+#define LANES 8
+#define SUFFIX f32
+#define LOAD_PART(p, count) ((vec_f32)_mm256_maskload_ps(p, MASK32(count)))
+#define STORE_PART(p, value, count) _mm256_maskstore_ps(p, MASK32(count), (__m256)(value))
+#include "tile.h"
+
+#define T double
+#define LANES 4
+#define SUFFIX f64
+#define LOAD_PART(p, count) ((vec_f64)_mm256_maskload_pd(p, MASK64(count)))
+#define STORE_PART(p, value, count) _mm256_maskstore_pd(p, MASK64(count), (__m256d)(value))
+#include "tile.h"
+
+const fastcnn_micro fastcnn_micro_avx2 = {
+    "avx2", ROWS,
+    8, tile_f32, depthwise_f32, depthwise_weights_f32,
+    4, tile_f64, depthwise_f64, depthwise_weights_f64,
+};
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,25 @@
+/* Tiles for any CPU: 16-byte vectors, which every 64-bit target has (SSE2, NEON), 4 x 2 accumulators out of 16 registers. */
+#include "micro.h"
+#include <string.h>
+
+#define ROWS 4
+
+#define T float
+#define LANES 4
+#define SUFFIX f32
+#define LOAD_PART(p, count) ((vec_f32){(p)[0], (count) > 1 ? (p)[1] : 0, (count) > 2 ? (p)[2] : 0, 0})
+#define STORE_PART(p, value, count) for (ptrdiff_t i_ = 0; i_ < (count); i_++) (p)[i_] = (value)[i_]
+#include "tile.h"
+
+#define T double
+#define LANES 2
+#define SUFFIX f64
+#define LOAD_PART(p, count) ((vec_f64){(p)[0], 0})
+#define STORE_PART(p, value, count) ((p)[0] = (value)[0])
+#include "tile.h"
+
+const fastcnn_micro fastcnn_micro_generic = {
+    "generic", ROWS,
+    4, tile_f32, depthwise_f32, depthwise_weights_f32,
+    2, tile_f64, depthwise_f64, depthwise_weights_f64,
+};

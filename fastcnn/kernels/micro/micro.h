@@ -1,0 +1,51 @@
+/* The register tiles: what a micro-kernel computes, and the table that each instruction set fills.
+
+   One source, tile.h, is compiled once for each instruction set (generic.c, avx2.c, avx512.c), each file naming its
+   vector length and its partial loads. isa.pyx picks one table at import. Everything above this folder is portable. */
+#ifndef FASTCNN_MICRO_H
+#define FASTCNN_MICRO_H
+
+#include <stddef.h>
+
+/* How a tile's sum walks its operands: `segments` runs of `depth` steps each. In a convolution a segment is a stretch
+   of a window that is contiguous in memory; in the gradient of the weights it is a row of pixels. */
+typedef struct {
+    ptrdiff_t segments, depth;
+    const ptrdiff_t *a_offset;      /* segment -> offset of its first step from a */
+    ptrdiff_t a_row, a_step;        /* in a: from one tile row to the next, from one step to the next */
+    ptrdiff_t b_segment, b_step;    /* in b: from one segment to the next, from one step to the next */
+} fastcnn_sum;
+
+/* tile: c[r*c_row + j] = init[j] + sum over s, k of a[a_offset[s] + k*a_step + r*a_row] * b[s*b_segment + k*b_step + j]
+   for r < m and j < n, where m <= rows and n <= 2*lanes; with init NULL the sum is added to c. b and init must be
+   readable up to the next multiple of `lanes` after n.
+
+   depthwise: the same with a vector where tile has a scalar of a, for each channel meets only itself:
+   c[r*c_row + j] = init[j] + sum over s of a[a_offset[s] + r*a_row + j] * b[s*b_segment + j], n <= lanes, depth 1.
+
+   depthwise_weights: c[s*c_row + j] += sum over k < depth of a[a_offset[s] + k*a_step + j] * b[k*b_step + j]
+   for every segment s and j < n <= lanes. */
+#define FASTCNN_KERNELS(T, suffix)                                                                                    \
+    ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
+    void (*tile_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, const T *init,    \
+                          T *c, ptrdiff_t c_row);                                                                     \
+    void (*depthwise_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b,              \
+                               const T *init, T *c, ptrdiff_t c_row);                                                 \
+    void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
+                                       ptrdiff_t c_row)
+
+typedef struct {
+    const char *name;
+    ptrdiff_t rows; /* most rows of a tile */
+    FASTCNN_KERNELS(float, f32);
+    FASTCNN_KERNELS(double, f64);
+} fastcnn_micro;
+
+extern const fastcnn_micro fastcnn_micro_generic;
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#define FASTCNN_X86 1
+extern const fastcnn_micro fastcnn_micro_avx2;
+extern const fastcnn_micro fastcnn_micro_avx512;
+#endif
+
+#endif
