@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,6 +152,7 @@ _non_negative = _number(float, lambda value: 0 <= value < float("inf"), "a non-n
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "defaults of each data set:\n" + "\n".join(f"  {name:14} {_describe(name)}" for name in RECIPES)
+    parser.epilog += "\n\nThe columns 'val' of the table are the test images, which nothing is learnt or chosen from."
     add = parser.add_argument_group("what to train").add_argument
     add("--data", choices=RECIPES, help="data set (default: digits, which needs no files)")
     add("--data-dir", metavar="DIR", help="where the data set's files are; see also FASTCNN_DATA")
@@ -217,13 +217,18 @@ def _train(options: argparse.Namespace) -> int:
         trainer.predict(np.zeros((1, *train_set.input_shape), np.float32))
     except ValueError as error:
         raise Failure(f"--model: expected one that takes images of {size}, got {settings['model']}: {error}") from error
-    show = (lambda *text: None) if options.quiet else print
+
+    def show(text: object) -> None:
+        if not options.quiet:
+            print(text, flush=True)
+
     show(
         f"{name}: {len(train_set):,} training and {len(test_set):,} test images, "
         f"{size}, {len(train_set.classes)} classes"
     )
     parameters = sum(parameter.size for parameter in model.parameters())
-    show(f"{settings['model']}: {parameters:,} parameters, {fastcnn.get_num_threads()} threads", flush=True)
+    threads = fastcnn.get_num_threads()
+    show(f"{settings['model']}: {parameters:,} parameters, {threads} thread{'s' * (threads > 1)}")
 
     history = trainer.fit(
         train,
@@ -307,8 +312,6 @@ def _info_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    print(f"Python {platform.python_version()} ({platform.python_implementation()}), {platform.platform()}")
-    print(f"NumPy {np.__version__}")
     fastcnn.show_config()
     return 0
 

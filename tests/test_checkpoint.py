@@ -332,7 +332,7 @@ def test_without_safetensors(monkeypatch, tmp_path):
     assert str(caught.value) == (
         "saving a checkpoint needs safetensors, which is not installed: pip install 'fastcnn[train]'"
     )
-    with pytest.raises(ModuleNotFoundError, match="^reading a checkpoint needs safetensors, "):
+    with pytest.raises(ModuleNotFoundError, match=r"^reading a checkpoint needs safetensors, "):
         load_weights(small_model(), tmp_path / "a")
 
 

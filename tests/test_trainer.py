@@ -397,7 +397,7 @@ def test_wrong_callback_arguments(build, message):
 def test_a_column_that_is_not_there():
     with pytest.raises(
         ValueError,
-        match="^monitor: expected one of epoch, loss, accuracy, lr, images_per_second, seconds, got 'val_loss'$",
+        match=r"^monitor: expected one of epoch, loss, accuracy, lr, images_per_second, seconds, got 'val_loss'$",
     ):
         small_trainer().fit(train_loader(), 1, callbacks=[EarlyStopping()], progress=False)
 
@@ -735,9 +735,9 @@ def test_history_table():
         "    2  0.2500   100.00%    0.1250  0.001       999     10.0         36.6"
     )
     assert history["val_loss"] == [0.125]
-    assert list(history)[0]["epoch"] == 1
+    assert next(iter(history))["epoch"] == 1
     assert repr(history).startswith("<History of 2 epochs: epoch, loss, ")
-    with pytest.raises(KeyError, match="column: expected one of epoch, loss, accuracy, .*, got 'los'"):
+    with pytest.raises(KeyError, match=r"column: expected one of epoch, loss, accuracy, .*, got 'los'"):
         history["los"]
 
 
@@ -763,7 +763,7 @@ def test_progress_bar(capfd):
     small_trainer().fit(train_loader(), 2, validation=validation())
     lines = capfd.readouterr().err.replace("\r", "\n").split("\n")
     for epoch in (1, 2):
-        last = [line for line in lines if line.startswith(f"epoch {epoch}/2 100%|")][-1]
+        last = [line for line in lines if line.startswith(f"epoch {epoch}/2 |██████████| 100%, loss ")][-1]
         for part in ("loss ", "accuracy ", "val loss ", "val accuracy ", " images/s, ", " left"):
             assert part in last
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastcnn import random
+from fastcnn.config import __version__
 from fastcnn.functional import _checks as check
 from fastcnn.nn import Module
 from fastcnn.training._extras import require
@@ -157,11 +158,9 @@ def save_checkpoint(
     ModuleNotFoundError
         safetensors is not installed.
     """
-    import fastcnn
-
     tree = {
         "format": _FORMAT,
-        "version": fastcnn.__version__,
+        "version": __version__,
         "kinds": _kinds(trainer, callbacks),
         "random": random.get_state(),
         "extra": dict(extra or {}),

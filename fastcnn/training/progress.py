@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import timedelta
@@ -32,6 +33,7 @@ class Progress(Callback):
 
     def on_fit_start(self, trainer: Trainer, state: TrainingState) -> None:
         self._started, self._start_step = time.perf_counter(), state.step
+        self._interval = 0.1 if sys.stderr.isatty() else 10  # seconds
         try:
             self._tqdm = require("tqdm", "the progress bar").tqdm
         except ModuleNotFoundError as error:
@@ -40,18 +42,24 @@ class Progress(Callback):
 
     def on_epoch_start(self, trainer: Trainer, state: TrainingState) -> None:
         if self._tqdm is not None:
+            columns, rows = _terminal_size()
             self.bar = self._tqdm(
                 total=self.batches,
                 initial=state.batch,
                 desc=f"epoch {state.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}",
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
-                mininterval=0.1 if sys.stderr.isatty() else 10,
+                bar_format="{desc} |{bar:10}| {percentage:3.0f}%{postfix}",
+                ncols=columns,
+                nrows=rows,
                 file=sys.stderr,
             )
+            self._shown = time.perf_counter()
 
     def on_step_end(self, trainer: Trainer, state: TrainingState, loss: float) -> None:
-        if self.bar is not None and self.bar.update():
-            self.bar.set_postfix_str(self._text(state.meter.result(), state.meter.images / state.seconds, state))
+        if self.bar is not None and time.perf_counter() - self._shown >= self._interval:
+            text = self._text(state.meter.result(), state.meter.images / state.seconds, state)
+            self.bar.n = state.batch
+            self.bar.set_postfix_str(text)
+            self._shown = time.perf_counter()
 
     def on_epoch_end(self, trainer: Trainer, state: TrainingState) -> None:
         row = state.history.rows[-1]
@@ -59,7 +67,8 @@ class Progress(Callback):
         if self.bar is None:
             print(f"epoch {state.epoch}/{self.epochs}: {text}", file=sys.stderr, flush=True)
         else:
-            self.bar.set_postfix_str(text)
+            self.bar.n = self.batches
+            self.bar.set_postfix_str(text, refresh=False)
         self.close()
 
     def close(self) -> None:
@@ -77,7 +86,16 @@ class Progress(Callback):
         if "val_accuracy" in result:
             parts.append(f"val accuracy {result['val_accuracy']:.2%}")
         parts.append(f"{images_per_second:,.0f} images/s")
-        steps, left = state.step - self._start_step, self.epochs * self.batches - state.step
-        seconds = round((time.perf_counter() - self._started) / max(steps, 1) * left)
+        done, left = state.step - self._start_step, self.epochs * self.batches - state.step
+        seconds = round((time.perf_counter() - self._started) / max(done, 1) * left)
         parts.append(f"{timedelta(seconds=seconds)} left")
         return ", ".join(parts)
+
+
+def _terminal_size() -> tuple[int, int]:
+    """Return columns and rows of standard error; some pseudo-terminals say 0 by 0, in which tqdm shows nothing."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        columns = rows = 0
+    return columns or 130, rows or 24
