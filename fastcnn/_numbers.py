@@ -18,7 +18,10 @@ def number(name: str, value: object, low: float, high: float = math.inf) -> floa
     ValueError
         If it is out of range or not finite.
     """
-    wanted = f"a number from {low:g} to {high:g}" if high < math.inf else f"a finite number of at least {low:g}"
+    if high < math.inf:
+        wanted = f"a number from {low:g} to {high:g}"
+    else:
+        wanted = "a finite number" + (f" of at least {low:g}" if low > -math.inf else "")
     if isinstance(value, bool) or not isinstance(value, Real):
         check.fail(name, wanted, repr(value), TypeError)
     if not (low <= value <= high and math.isfinite(value)):

@@ -118,7 +118,7 @@ def get_state() -> dict[str, Any]:
     >>> before == random.default_generator().random()
     True
     """
-    return dict(_generator.bit_generator.state)
+    return _generator.bit_generator.state
 
 
 def set_state(state: dict[str, Any]) -> None:
@@ -147,8 +147,11 @@ def set_state(state: dict[str, Any]) -> None:
     if not isinstance(state, dict):
         raise TypeError(f"state: expected a dict from get_state, got {state!r}")
     trial = np.random.PCG64(0)
+    wrong = f"state: expected the state of a PCG64 generator, got {state!r}"
     try:
         trial.state = state
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"state: expected the state of a PCG64 generator, got {state!r}") from error
-    _generator.bit_generator.state = trial.state
+        raise ValueError(wrong) from error
+    if trial.state != state:  # NumPy truncates fractions
+        raise ValueError(wrong)
+    _generator.bit_generator.state = state

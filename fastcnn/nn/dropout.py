@@ -57,7 +57,7 @@ class Dropout(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return `input`, in training with elements dropped."""
-        output, mask = F.dropout(input, self.p, self.training, rng=self.rng, return_mask=True)
+        output, mask = F.dropout(input, self.p, self.training, rng=resolve(self.rng), return_mask=True)
         self.save(mask)
         return output
 

@@ -147,6 +147,8 @@ def summary(module: Module, input_shape: tuple[int, ...]) -> Summary:
     Layer outputs for N = 1: 808 bytes
     """
     _check_module(module)
+    if not isinstance(input_shape, (tuple, list)):
+        check.fail("input_shape", "a tuple of ints", repr(input_shape), TypeError)
     sizes = tuple(check.integer("input_shape", size, 1) for size in input_shape)
     parameters = list(module.parameters())
     input = np.zeros((1, *sizes), parameters[0].dtype if parameters else np.float32)
