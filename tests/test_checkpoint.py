@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastcnn
-from fastcnn import nn, optim, random
+from fastcnn import nn, optim
 from fastcnn.training import (
     Callback,
     CheckpointError,
@@ -80,8 +80,8 @@ def everything(trainer, state, callbacks=()):
             return {name: plain(item) for name, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    parts = [trainer.model, trainer.optimizer, trainer.schedule, state, *callbacks]
-    return [plain(part.state_dict()) for part in parts if part is not None] + [random.get_state()]
+    parts = [trainer.model, trainer.optimizer, trainer.schedule, state, trainer.generators, *callbacks]
+    return [plain(part.state_dict()) for part in parts if part is not None]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_is_saved_is_loaded(saved):
     path, before = saved
     trainer, state, callbacks = fresh()
     load_checkpoint(path, trainer, state, callbacks)
-    before[4]["notes"]["list"][1]["deep"] = 0.5  # a NumPy number comes back as a Python one
+    before[5]["notes"]["list"][1]["deep"] = 0.5  # a NumPy number comes back as a Python one
     assert everything(trainer, state, callbacks) == before
 
 
@@ -148,6 +148,25 @@ def test_the_file_has_ordinary_permissions(tmp_path):
     finally:
         os.umask(mask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.Philox])
+def test_generators_of_layers_are_saved(kind, tmp_path):
+    def build(seed):
+        model = nn.Sequential({"fc": nn.Linear(8, 8), "drop": nn.Dropout(rng=np.random.Generator(kind(seed)))})
+        return Trainer(model, optim.SGD(model.parameters(), 0.1))
+
+    first, second = build(1), build(2)
+    first.model["drop"].rng.random(10)
+    save_checkpoint(tmp_path / "a", first, TrainingState())
+    load_checkpoint(tmp_path / "a", second, TrainingState())
+    assert second.model["drop"].rng.random() == first.model["drop"].rng.random()
+    without = Trainer(nn.Sequential({"fc": nn.Linear(8, 8), "drop": nn.Dropout()}), second.optimizer)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "a", without, TrainingState())
+    assert str(caught.value) == (
+        f"{tmp_path / 'a'}: rng: expected generators of their own in the layers drop, got none"
+    )
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -251,7 +270,7 @@ BROKEN = {
     ),
     "no generator": (lambda p: edited(p, without("random")), "expected a whole checkpoint, got one without random"),
     "a bad generator": (
-        lambda p: edited(p, lambda tree: tree.update(random={"bit_generator": "MT19937"})),
+        lambda p: edited(p, lambda tree: tree["random"].update(default={"bit_generator": "MT19937"})),
         "state: expected the state of a PCG64 generator, got {'bit_generator': 'MT19937'}",
     ),
     "a missing array": (

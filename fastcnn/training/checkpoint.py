@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastcnn import random
 from fastcnn.config import __version__
 from fastcnn.functional import _checks as check
 from fastcnn.nn import Module
@@ -162,7 +161,6 @@ def save_checkpoint(
         "format": _FORMAT,
         "version": __version__,
         "kinds": _kinds(trainer, callbacks),
-        "random": random.get_state(),
         "extra": dict(extra or {}),
     }
     tree |= {name: part.state_dict() for name, part in _parts(trainer, state, callbacks).items()}
@@ -206,7 +204,6 @@ def load_checkpoint(
             for name, part in parts.items():
                 before[name] = copy.deepcopy(part.state_dict())
                 part.load_state_dict(tree[name])
-            random.set_state(tree["random"])
         except BaseException:
             for name, value in before.items():
                 parts[name].load_state_dict(value)
@@ -215,7 +212,12 @@ def load_checkpoint(
 
 def _parts(trainer: Trainer, state: TrainingState, callbacks: Sequence[Callback]) -> dict[str, Any]:
     """Return what has a state, by the name it is saved under."""
-    parts: dict[str, Any] = {"model": trainer.model, "optimizer": trainer.optimizer, "state": state}
+    parts: dict[str, Any] = {
+        "model": trainer.model,
+        "optimizer": trainer.optimizer,
+        "state": state,
+        "random": trainer.generators,
+    }
     if trainer.schedule is not None:
         parts["schedule"] = trainer.schedule
     stateful = [callback for callback in callbacks if callback.state_dict()]

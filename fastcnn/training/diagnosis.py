@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastcnn import random
 from fastcnn.nn import Module, no_grad, watch
+from fastcnn.training.generators import Generators
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -15,17 +15,17 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class Snapshot:
-    """What a forward pass changes: buffers, such as running statistics, and the default random generator."""
+    """What a forward pass changes: buffers, such as running statistics, and random generators."""
 
-    def __init__(self, buffers: Iterable[np.ndarray]) -> None:
+    def __init__(self, buffers: Iterable[np.ndarray], generators: Generators) -> None:
         self._buffers = [(array, array.copy()) for array in buffers]
-        self._generator = random.get_state()
+        self._generators, self._states = generators, generators.state_dict()
 
     def restore(self) -> None:
         """Undo the changes since the snapshot was taken."""
         for array, before in self._buffers:
             np.copyto(array, before)
-        random.set_state(self._generator)
+        self._generators.load_state_dict(self._states)
 
 
 def explain(model: Module, inputs: np.ndarray, targets: np.ndarray, before: Snapshot) -> str:

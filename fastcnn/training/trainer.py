@@ -18,6 +18,7 @@ from fastcnn.optim import Optimizer, Schedule
 from fastcnn.training.callbacks import Callback, Checkpoint
 from fastcnn.training.checkpoint import load_checkpoint
 from fastcnn.training.diagnosis import NonFiniteLossError, Snapshot, explain
+from fastcnn.training.generators import Generators
 from fastcnn.training.history import History, Meter, TrainingState
 from fastcnn.training.interrupt import deferred_interrupt
 from fastcnn.training.progress import Progress
@@ -92,6 +93,7 @@ class Trainer:
         self.schedule, self.schedule_every = schedule, schedule_every
         self.clip_grad_norm = clip_grad_norm
         self.callbacks: list[Callback] = []
+        self.generators = Generators(model)
         self._buffers = list(model.buffers())
 
     def step(self, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -119,7 +121,7 @@ class Trainer:
             return self._step(inputs, targets)[0]
 
     def _step(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-        before = Snapshot(self._buffers)
+        before = Snapshot(self._buffers, self.generators)
         output = self.model(inputs)
         loss, grad = self.loss(output, targets)
         if not math.isfinite(loss):

@@ -1,0 +1,53 @@
+"""The random generators that a run draws from, as something with a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastcnn import random
+from fastcnn.functional import _checks as check
+from fastcnn.nn import Module
+
+
+class Generators:
+    """The default generator, and those that layers of a model (such as dropout) were given for themselves.
+
+    Examples
+    --------
+    >>> from fastcnn import nn
+    >>> generators = Generators(nn.Sequential(nn.Dropout(rng=np.random.default_rng(0)), nn.Dropout()))
+    >>> before = generators.state_dict()
+    >>> list(before["layers"])
+    ['0']
+    >>> first = random.default_generator().random()
+    >>> generators.load_state_dict(before)
+    >>> first == random.default_generator().random()
+    True
+    """
+
+    def __init__(self, model: Module) -> None:
+        found = {name: vars(module).get("rng") for name, module in model.named_modules()}
+        self._layers = {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all generators."""
+        layers = {name: rng.bit_generator.state for name, rng in self._layers.items()}
+        return {"default": random.get_state(), "layers": layers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            Other layers than these have generators of their own, or a state is of another kind of generator.
+        """
+        if state["layers"].keys() != self._layers.keys():
+            expected = ", ".join(state["layers"]) or "none"
+            check.fail("rng", f"generators of their own in the layers {expected}", ", ".join(self._layers) or "none")
+        random.set_state(state["default"])
+        for name, rng in self._layers.items():
+            rng.bit_generator.state = state["layers"][name]
