@@ -272,7 +272,8 @@ class Optimizer:
             yield f"state.{i}.{name}", view.reshape(self._parameters[i].shape)
 
     def _check_owned(self) -> None:
-        if any(parameter.data.base is not self._data.base for parameter in self._parameters):
+        buffer = self._data.base  # None in a deep copy, where the parameters are no views any more
+        if buffer is None or any(parameter.data.base is not buffer for parameter in self._parameters):
             raise RuntimeError(
                 f"{type(self).__name__}: expected its parameters in its own buffer, got some that were moved since "
                 "(by a later optimizer, or because this is a copy); build a new optimizer"
