@@ -22,6 +22,10 @@ EXTENSIONS = {
     "im2col": [],
     "conv": [],
     "augment": [],
+    "optim": [],
+    "loss": [],
+    "activation": [],
+    "norm": [],
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
@@ -37,7 +41,7 @@ DIRECTIVES = {
 }
 # Portable code: the instruction sets above the baseline are chosen at import (fastcnn/kernels/micro), never here.
 # The two -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
-UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP_PROBE = """
 #include <omp.h>
 int main(void) { int n = 0;

@@ -1,1 +1,42 @@
-"""fastcnn: train convolutional networks on CPUs, with compiled kernels under a thin layer API."""
+"""fastcnn: train convolutional networks on CPUs.
+
+Three doors: `fastcnn.nn` and `fastcnn.Trainer` train a network; `fastcnn.functional` offers the kernels over NumPy
+arrays (and `cimport fastcnn.kernels...` over pointers); `benchmarks/` and `fastcnn bench` compare speeds.
+"""
+
+from fastcnn import functional, models, nn, optim
+from fastcnn.config import __version__, show_config
+from fastcnn.kernels.threads import get_num_threads, set_num_threads
+from fastcnn.random import manual_seed
+from fastcnn.training import (
+    DataLoader,
+    History,
+    ImageDataset,
+    Trainer,
+    load_checkpoint,
+    load_dataset,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
+
+__all__ = [
+    "DataLoader",
+    "History",
+    "ImageDataset",
+    "Trainer",
+    "__version__",
+    "functional",
+    "get_num_threads",
+    "load_checkpoint",
+    "load_dataset",
+    "load_weights",
+    "manual_seed",
+    "models",
+    "nn",
+    "optim",
+    "save_checkpoint",
+    "save_weights",
+    "set_num_threads",
+    "show_config",
+]

@@ -16,6 +16,7 @@ from fastcnn.functional.conv import (
     im2col1d,
 )
 from fastcnn.functional.image import image_batch
+from fastcnn.functional.linear import linear, linear_backward
 
 __all__ = [
     "col2im",
@@ -27,4 +28,6 @@ __all__ = [
     "im2col",
     "im2col1d",
     "image_batch",
+    "linear",
+    "linear_backward",
 ]

@@ -22,9 +22,9 @@ def fail(name: str, expected: str, got: object, error: type[Exception] = ValueEr
 
 
 def floats(**arrays: object) -> list[np.ndarray | None]:
-    """Check that the named arguments (None is passed through) are float32 or float64 arrays of one type, natively laid.
+    """Check that the named arguments (None is passed through) are float32 or float64 arrays of one type.
 
-    Python lists and the like are refused rather than guessed at: a list has no float type of its own.
+    They come back in the machine's byte order and aligned. Python lists and the like are refused rather than guessed at: a list has no float type of its own.
     """
     checked: list[np.ndarray | None] = []
     first: tuple[str, np.dtype] | None = None
@@ -34,14 +34,15 @@ def floats(**arrays: object) -> list[np.ndarray | None]:
             continue
         if not isinstance(array, np.ndarray):
             fail(name, "a NumPy array of float32 or float64", type(array).__name__, TypeError)
-        if array.dtype not in FLOATS:
+        native = array.dtype.newbyteorder("=")
+        if native not in FLOATS:
             fail(name, "an array of float32 or float64", array.dtype, TypeError)
         if first is None:
-            first = (name, array.dtype)
-        elif array.dtype != first[1]:
+            first = (name, native)
+        elif native != first[1]:
             fail(name, f"{first[1]} as {first[0]}", array.dtype, TypeError)
-        if not array.dtype.isnative or not array.flags.aligned:
-            array = array.astype(array.dtype.newbyteorder("="))
+        if not (array.dtype.isnative and array.flags.aligned):
+            array = array.astype(native)
         checked.append(array)
     return checked
 
@@ -131,6 +132,13 @@ def shape_argument(name: str, value: object, *lengths: int) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or len(value) not in lengths:
         fail(name, f"a tuple of {' or '.join(map(str, lengths))} ints", repr(value))
     return tuple(integer(name, item, 0) for item in value)
+
+
+def needs(value: object) -> tuple[bool, bool, bool]:
+    """Check which of the gradients of input, weight and bias are asked for."""
+    if not isinstance(value, (tuple, list)) or len(value) != 3 or not all(isinstance(v, (bool, np.bool_)) for v in value):
+        fail("needs", "three bools, for the gradients of input, weight and bias", repr(value))
+    return tuple(map(bool, value))
 
 
 # --- sliding windows ------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def _conv_window(input, weight, stride, padding, dilation, groups, dims):
     return input, check.window(input.shape, places, weight.shape[2:], step, before, spread, channels_last), output
 
 
-def _scratch(which, window, outputs, groups, itemsize):
+def conv_scratch(which, window, outputs, groups, itemsize):
     """The scratch of one pass, and the number of threads that it is for."""
     threads = get_num_threads()
     return scratch(_conv_kernel.scratch_bytes(which, window, outputs, groups, threads, itemsize)), threads
@@ -292,7 +292,7 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
     output = check.empty(size, input.dtype, window["channels_last"])
     if output.size:
-        memory, threads = _scratch("forward", window, size[1], groups, input.itemsize)
+        memory, threads = conv_scratch("forward", window, size[1], groups, input.itemsize)
         _conv_kernel.forward(x, w, bias, output, window, groups, memory, threads)
     return _from_2d(output, dims, batched)
 
@@ -302,8 +302,7 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
     check.ndim("grad_output", grad_output, input.ndim)
-    if not isinstance(needs, (tuple, list)) or len(needs) != 3:
-        check.fail("needs", "three booleans, for the gradients of input, weight and bias", repr(needs))
+    needs = check.needs(needs)
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
@@ -314,13 +313,13 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     if needs[0]:
         grad_input = check.empty(x.shape, x.dtype, window["channels_last"])
         if grad_input.size:
-            memory, threads = _scratch("backward_data", window, size[1], groups, x.itemsize)
+            memory, threads = conv_scratch("backward_data", window, size[1], groups, x.itemsize)
             _conv_kernel.backward_data(dy, w, grad_input, window, groups, memory, threads)
         grad_input = _from_2d(grad_input, dims, batched)
     if needs[1] or needs[2]:
         grad_weight, grad_bias = np.zeros(w.shape, w.dtype), np.zeros(size[1], w.dtype)
         if dy.size:
-            memory, threads = _scratch("backward_weight", window, size[1], groups, x.itemsize)
+            memory, threads = conv_scratch("backward_weight", window, size[1], groups, x.itemsize)
             _conv_kernel.backward_weight(
                 dy, x, grad_weight, grad_bias if needs[2] else None, window, groups, memory, threads
             )

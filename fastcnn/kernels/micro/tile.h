@@ -6,7 +6,8 @@
 
    The accumulators are locals of a function that is inlined with a constant number of rows and registers, so that they
    stay in registers for the whole sum; that is why each tile height has a case of its own. A broadcast element of a
-   meets two registers of b: per step, m + 2 loads for 2*m multiply-adds. */
+   meets two registers of b: per step, m + 2 loads for 2*m multiply-adds. A sum starts from 0 and is added to init or c
+   at the end: long sums come in parts, whose rounding errors stay small. */
 
 #define GLUE_(a, b) a##b
 #define GLUE(a, b) GLUE_(a, b)
@@ -32,9 +33,7 @@ INLINE void NAME(tile_body)(const int m, const int registers, ptrdiff_t n, const
     const ptrdiff_t last = n - (registers - 1) * LANES;
 #pragma GCC unroll 16
     for (int r = 0; r < m; r++) {
-        if (registers == 2) acc[r][0] = *(const VEC *)(init ? init : c + r * c_row);
-        acc[r][registers - 1] = init ? *(const VEC *)(init + (registers - 1) * LANES)
-                                     : NAME(load)(c + r * c_row + (registers - 1) * LANES, last);
+        acc[r][0] = acc[r][1] = (VEC){0};
     }
     for (ptrdiff_t s = 0; s < sum->segments; s++) {
         const T *x = a + sum->a_offset[s];
@@ -54,8 +53,10 @@ INLINE void NAME(tile_body)(const int m, const int registers, ptrdiff_t n, const
     }
 #pragma GCC unroll 16
     for (int r = 0; r < m; r++) {
-        if (registers == 2) *(VEC *)(c + r * c_row) = acc[r][0];
-        NAME(store)(c + r * c_row + (registers - 1) * LANES, acc[r][registers - 1], last);
+        T *const first = c + r * c_row, *const second = first + (registers - 1) * LANES;
+        if (registers == 2) *(VEC *)first = acc[r][0] + *(const VEC *)(init ? init : first);
+        acc[r][registers - 1] += init ? *(const VEC *)(init + (registers - 1) * LANES) : NAME(load)(second, last);
+        NAME(store)(second, acc[r][registers - 1], last);
     }
 }
 

@@ -1,0 +1,346 @@
+"""Convolution in all three passes: against the reference, finite differences, and every wrong argument."""
+
+import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from windows import channels_last, close, convolutions, in_order
+
+from fastcnn import functional as F
+from fastcnn import reference
+from fastcnn.kernels import isa
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@given(convolutions())
+def test_conv2d_against_reference(case):
+    x, weight, bias, arguments, dtype = case
+    output = F.conv2d(x, weight, bias, **arguments)
+    close(output, reference.conv2d(x, weight, bias, **arguments), dtype)
+    dy = normal(*output.shape, dtype=dtype, seed=1)
+    expected = reference.conv2d_backward(dy, x, weight, **arguments)
+    for got, want in zip(F.conv2d_backward(dy, x, weight, **arguments), expected, strict=True):
+        close(got, want, dtype)
+
+
+@given(convolutions(dims=1))
+def test_conv1d_against_reference(case):
+    x, weight, bias, arguments, dtype = case
+    arguments = {name: value[0] if isinstance(value, tuple) else value for name, value in arguments.items()}
+    output = F.conv1d(x, weight, bias, **arguments)
+    close(output, reference.conv1d(x, weight, bias, **arguments), dtype)
+    dy = normal(*output.shape, dtype=dtype, seed=1)
+    expected = reference.conv1d_backward(dy, x, weight, **arguments)
+    for got, want in zip(F.conv1d_backward(dy, x, weight, **arguments), expected, strict=True):
+        close(got, want, dtype)
+
+
+# Shapes that the tiling treats apart: several chunks of channels, several panels and a partial one, columns in blocks,
+# one image cut over its panels, a long row of pixels (1x1), a window as large as the image, pixels that no window reads.
+TILINGS = [
+    ((1, 200, 9, 9), (40, 200, 3, 3), {"padding": 1}),
+    ((2, 70, 5, 5), (100, 70, 3, 3), {"padding": 1}),
+    ((1, 300, 4, 4), (130, 300, 3, 3), {"padding": 1}),
+    ((1, 3, 6, 3000), (8, 3, 5, 5), {"padding": 2}),
+    ((1, 64, 1, 5000), (16, 64, 1, 9), {"padding": (0, 4)}),
+    ((1, 1500, 2, 40), (5, 1500, 3, 3), {"padding": 1}),
+    ((3, 24, 17, 19), (50, 24, 1, 1), {}),
+    ((3, 24, 17, 19), (50, 24, 1, 1), {"stride": 2}),
+    ((2, 24, 17, 19), (50, 24, 1, 1), {"padding": 1}),
+    ((2, 6, 8, 9), (10, 6, 8, 9), {}),
+    ((2, 4, 11, 13), (3, 4, 2, 2), {"stride": (5, 4)}),
+    ((2, 4, 11, 13), (3, 4, 2, 3), {"stride": (4, 6), "dilation": (2, 3)}),
+    ((2, 4, 3, 3), (3, 4, 1, 1), {"padding": 2, "stride": 2}),
+    ((1, 700, 6, 20), (700, 1, 3, 3), {"padding": 1, "groups": 700}),
+    ((1, 40, 30, 2000), (40, 1, 3, 5), {"padding": (1, 2), "groups": 40, "stride": (2, 1)}),
+    ((1, 6, 9, 10), (12, 1, 3, 3), {"padding": 1, "groups": 6}),
+]
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("size", "kernel", "arguments"), TILINGS)
+def test_every_tiling(size, kernel, arguments, order, threads):
+    x, weight, bias = in_order(normal(*size, dtype=np.float32), order), normal(*kernel, dtype=np.float32), None
+    results = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        output = F.conv2d(x, weight, bias, **arguments)
+        dy = normal(*output.shape, dtype=np.float32, seed=1)
+        results.append((output, *F.conv2d_backward(dy, x, weight, **arguments)))
+    double = [array.astype(np.float64) for array in (x, weight, dy)]
+    expected = reference.conv2d(*double[:2], **arguments), *reference.conv2d_backward(double[2], *double[:2], **arguments)
+    for got, want in zip(results[0], expected, strict=True):
+        assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("path", isa.available())
+def test_every_instruction_set(path):
+    """The tilings and special values once more, in a process of its own for each path that the CPU has."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or special"]
+    done = subprocess.run(command, env={**os.environ, "FASTCNN_ISA": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{2 * len(TILINGS) + 1} passed" in done.stdout
+
+
+def test_a_path_the_cpu_lacks_is_an_error():
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastcnn"],
+        env={**os.environ, "FASTCNN_ISA": "sve9"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"FASTCNN_ISA: expected one of {', '.join(isa.available())} (what this CPU has), got 'sve9'" in done.stderr
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"padding": (1, 2)},
+        {"stride": (2, 3), "padding": 1},
+        {"dilation": (2, 1), "padding": (1, 0)},
+        {"groups": 2, "stride": 2, "padding": 1},
+        {"padding": "same"},
+        {"padding": "same", "dilation": (1, 3)},
+    ],
+)
+def test_gradients_against_finite_differences(arguments):
+    x, weight, bias = normal(2, 4, 5, 7), normal(6, 4 // arguments.get("groups", 1), 3, 2, seed=1), normal(6, seed=2)
+    dy = normal(*F.conv2d(x, weight, bias, **arguments).shape, seed=3)
+    gradients = F.conv2d_backward(dy, x, weight, **arguments)
+    for array, gradient in zip((x, weight, bias), gradients, strict=True):
+        for place in itertools.islice(np.ndindex(array.shape), 0, None, 7):
+            before = array[place]
+            array[place] = before + 1e-6
+            up = (F.conv2d(x, weight, bias, **arguments) * dy).sum()
+            array[place] = before - 1e-6
+            down = (F.conv2d(x, weight, bias, **arguments) * dy).sum()
+            array[place] = before
+            assert_allclose(gradient[place], (up - down) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)))
+def test_needs(needs):
+    x, weight, dy = normal(2, 4, 5, 7), normal(6, 4, 3, 2, seed=1), normal(2, 6, 3, 6, seed=3)
+    every = F.conv2d_backward(dy, x, weight)
+    for got, want, needed in zip(F.conv2d_backward(dy, x, weight, needs=needs), every, needs, strict=True):
+        if needed:
+            assert_array_equal(got, want)
+        else:
+            assert got is None
+
+
+def test_error_of_long_sums_is_fp32s():
+    """K from 9 to 4,608: at most twice the error that one rounding of each operand and the result would leave."""
+    for channels in (1, 16, 64, 512):
+        x, weight = normal(1, channels, 9, 9, dtype=np.float32), normal(16, channels, 3, 3, dtype=np.float32, seed=1)
+        exact = reference.conv2d(x.astype(np.float64), weight.astype(np.float64), padding=1)
+        got = F.conv2d(channels_last(x), weight, padding=1)
+        assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < 1e-6
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def test_output_keeps_the_memory_order():
+    x, weight = normal(2, 3, 5, 7), normal(4, 3, 3, 3)
+    assert F.conv2d(x, weight).flags.c_contiguous
+    output = F.conv2d(channels_last(x), weight)
+    assert output.transpose(0, 2, 3, 1).flags.c_contiguous
+    grad_input, _, _ = F.conv2d_backward(np.ascontiguousarray(output), channels_last(x), weight)
+    assert grad_input.transpose(0, 2, 3, 1).flags.c_contiguous
+    one = channels_last(normal(2, 1, 5, 7))  # one channel: only the strides tell
+    assert F.conv2d(one, normal(4, 1, 3, 3)).transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_arrays_of_any_layout():
+    x, weight, bias = normal(4, 6, 10, 14), normal(8, 3, 3, 3), normal(8)
+    for array in (x, weight, bias):
+        array.setflags(write=False)
+    view = x[::2, ::-2, 1:8, ::2]
+    expected = reference.conv2d(np.ascontiguousarray(view), weight[:, ::-1].copy(), bias[::-1].copy())
+    assert_allclose(F.conv2d(view, weight[:, ::-1], bias[::-1]), expected)
+    swapped = view.astype(">f8")
+    assert_allclose(F.conv2d(swapped, weight[:, ::-1], bias[::-1]), expected)
+
+
+def test_unbatched_and_empty():
+    x, weight = normal(3, 5, 7), normal(4, 3, 3, 3)
+    assert_array_equal(F.conv2d(x, weight), F.conv2d(x[None], weight)[0])
+    dy = normal(4, 3, 5)
+    for got, want in zip(F.conv2d_backward(dy, x, weight), F.conv2d_backward(dy[None], x[None], weight), strict=True):
+        assert_array_equal(got, want.reshape(got.shape))
+    assert F.conv1d(x[:, 0], weight[:, :, 0]).shape == (4, 5)
+    none = np.zeros((0, 3, 5, 7))
+    assert F.conv2d(none, weight).shape == (0, 4, 3, 5)
+    grad_input, grad_weight, grad_bias = F.conv2d_backward(np.zeros((0, 4, 3, 5)), none, weight)
+    assert grad_input.shape == none.shape
+    assert not grad_weight.any()
+    assert not grad_bias.any()
+
+
+def test_special_values():
+    """What fp32 arithmetic gives: a NaN or an infinity reaches the windows that read it, and no others."""
+    for value in (np.nan, np.inf, -np.inf, np.float32(3e38)):
+        x, weight = np.ones((1, 20, 9, 9), np.float32), np.full((33, 20, 3, 3), 2, np.float32)
+        x[0, 7, 4, 4] = value
+        with np.errstate(over="ignore"):
+            expected = reference.conv2d(x, weight)
+        assert_array_equal(F.conv2d(channels_last(x), weight), expected)
+
+
+def test_concurrent_callers():
+    cases = [(normal(2, c, 20, 20, seed=c), normal(c + 3, c, 3, 3, seed=c)) for c in range(1, 30)]
+    expected = [F.conv2d(x, weight, padding=1) for x, weight in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, want in zip(pool.map(lambda case: F.conv2d(*case, padding=1), cases), expected, strict=True):
+                assert_array_equal(got, want)
+
+
+# --- wrong arguments ------------------------------------------------------------------------------------------------
+
+X, W = np.zeros((2, 4, 5, 7)), np.zeros((6, 4, 3, 3))
+WRONG = [
+    ((X.tolist(), W), {}, TypeError, "input: expected a NumPy array of float32 or float64, got list"),
+    ((X.astype(int), W), {}, TypeError, "input: expected an array of float32 or float64, got int64"),
+    ((X, W.astype(np.float32)), {}, TypeError, "weight: expected float64 as input, got float32"),
+    ((X[0, 0], W), {}, ValueError, r"input: expected 4-D or 3-D array, got shape \(5, 7\)"),
+    ((X, W[0]), {}, ValueError, r"weight: expected 4-D array, got shape \(4, 3, 3\)"),
+    ((X, W[:, :, :0]), {}, ValueError, r"weight: expected no extent of zero, got shape \(6, 4, 0, 3\)"),
+    ((X, W[:, :3]), {}, ValueError, r"input: expected 3 \(of weight\) \* 1 \(groups\) channels, got shape"),
+    ((X, W[:5, :2]), {"groups": 2}, ValueError, "groups: expected a divisor of the 5 output channels, got 2"),
+    ((X, W), {"groups": 0}, ValueError, "groups: expected a positive int, got 0"),
+    ((X, W), {"groups": 1.0}, TypeError, "groups: expected a positive int, got 1.0"),
+    ((X, W, np.zeros(5)), {}, ValueError, r"bias: expected shape \(6,\), got \(5,\)"),
+    ((X, W), {"stride": 0}, ValueError, "stride: expected a positive int, got 0"),
+    ((X, W), {"stride": (1, 2, 3)}, ValueError, r"stride: expected an int or 2 of them, got \(1, 2, 3\)"),
+    ((X, W), {"stride": True}, TypeError, "stride: expected a positive int, got True"),
+    ((X, W), {"padding": -1}, ValueError, "padding: expected a non-negative int, got -1"),
+    ((X, W), {"padding": "full"}, ValueError, "padding: expected an int, a tuple of int, 'same' or 'valid', got 'full'"),
+    ((X, W), {"padding": "same", "stride": 2}, ValueError, r"padding: expected 'same' only with stride 1, got stride"),
+    ((X, W), {"dilation": 0}, ValueError, "dilation: expected a positive int, got 0"),
+    ((X, W), {"dilation": 3}, ValueError, r"weight: expected a kernel that fits the padded input \(5, 7\)"),
+    ((X[:, :, :0], W), {"padding": 2}, ValueError, "weight: expected a kernel that fits the padded input"),
+    ((X, W), {"padding": 2**61}, ValueError, "input: expected a shape whose bytes fit in memory addresses, got"),
+    ((X, W), {"padding": 2**70}, ValueError, "padding: expected a non-negative int, got"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "arguments", "error", "message"), WRONG)
+def test_wrong_arguments(arrays, arguments, error, message):
+    with pytest.raises(error, match=message):
+        F.conv2d(*arrays, **arguments)
+    if len(arrays) == 2:
+        with pytest.raises(error):
+            F.conv2d_backward(np.zeros((2, 6, 3, 5)), *arrays, **arguments)
+
+
+def test_wrong_gradients():
+    with pytest.raises(ValueError, match=r"grad_output: expected shape \(2, 6, 3, 5\), got \(2, 6, 3, 4\)"):
+        F.conv2d_backward(np.zeros((2, 6, 3, 4)), X, W)
+    with pytest.raises(TypeError, match="input: expected float32 as grad_output, got float64"):
+        F.conv2d_backward(np.zeros((2, 6, 3, 5), np.float32), X, W)
+    with pytest.raises(ValueError, match="needs: expected three bools"):
+        F.conv2d_backward(np.zeros((2, 6, 3, 5)), X, W, needs=(True, False))
+
+
+# --- im2col, col2im -------------------------------------------------------------------------------------------------
+
+
+@given(convolutions())
+def test_im2col_and_col2im_against_reference(case):
+    x, weight, _, arguments, dtype = case
+    window = {"kernel_size": weight.shape[2:], **{k: arguments[k] for k in ("stride", "padding", "dilation")}}
+    columns = F.im2col(x, **window)
+    assert_array_equal(columns, reference.im2col(x, **window))
+    back = F.col2im(columns, x.shape[2:], **window)
+    close(back, reference.col2im(columns, x.shape[2:], **window), dtype)
+
+
+def test_im2col_1d():
+    x = normal(2, 3, 11)
+    window = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}
+    columns = F.im2col1d(x, **window)
+    assert_array_equal(columns, reference.im2col1d(x, **window))
+    assert_allclose(F.col2im1d(columns, 11, **window), reference.col2im1d(columns, 11, **window))
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_im2col_bits_do_not_depend_on_threads(order, threads):
+    x = in_order(normal(3, 8, 30, 31, dtype=np.float32), order)
+    results = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        columns = F.im2col(x, (3, 5), padding=(1, 2))
+        results.append((columns, F.col2im(columns, (30, 31), (3, 5), padding=(1, 2))))
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: F.im2col(X, (3, 0)), ValueError, "kernel_size: expected a positive int, got 0"),
+        (lambda: F.im2col(X, 8), ValueError, r"kernel_size: expected a window that fits the padded image"),
+        (lambda: F.im2col(X[0, 0], 2), ValueError, r"input: expected 4-D or 3-D array, got shape \(5, 7\)"),
+        (lambda: F.col2im(X[0], (5, 7), 3), ValueError, r"input: expected a multiple of kernel height \* width = 9 rows"),
+        (lambda: F.col2im(np.zeros((1, 9, 14)), (5, 7), 3), ValueError, r"input: expected shape \(1, 9, 15\), got"),
+        (lambda: F.col2im(np.zeros((1, 9, 14)), (5, 0), 3), ValueError, "output_size: expected a positive int, got 0"),
+        (lambda: F.im2col1d(X, 3), ValueError, "input: expected 3-D or 2-D array"),
+    ],
+)
+def test_wrong_windows(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# --- linear ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 40), st.integers(1, 80), st.integers(1, 80), st.sampled_from([np.float32, np.float64]))
+def test_linear_against_reference(n, features, outputs, dtype):
+    x, weight, bias = (normal(*size, dtype=dtype) for size in ((n, features), (outputs, features), (outputs,)))
+    close(F.linear(x, weight, bias), reference.linear(x, weight, bias), dtype)
+    dy = normal(n, outputs, dtype=dtype, seed=1)
+    expected = reference.linear_backward(dy, x, weight)
+    for got, want in zip(F.linear_backward(dy, x, weight), expected, strict=True):
+        close(got, want, dtype)
+
+
+def test_linear_takes_any_leading_axes():
+    x, weight = normal(2, 3, 5), normal(4, 5)
+    assert_allclose(F.linear(x, weight), x @ weight.T)
+    assert_allclose(F.linear(x[0, 0], weight), x[0, 0] @ weight.T)
+    assert F.linear_backward(normal(2, 3, 4), x, weight)[0].shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "message"),
+    [
+        ((X, np.zeros((3, 6))), ValueError, r"input: expected 6 features \(of weight\) in the last axis, got shape"),
+        ((X, np.zeros((3, 0))), ValueError, "weight: expected no extent of zero"),
+        ((X, W), ValueError, "weight: expected 2-D array"),
+        ((X, np.zeros((3, 7)), np.zeros(4)), ValueError, r"bias: expected shape \(3,\), got \(4,\)"),
+        ((X, np.zeros((3, 7), np.float32)), TypeError, "weight: expected float64 as input, got float32"),
+    ],
+)
+def test_wrong_linear(arrays, error, message):
+    with pytest.raises(error, match=message):
+        F.linear(*arrays)
