@@ -150,12 +150,46 @@ def constant_(tensor: Parameter, val: float) -> Parameter:
 
 
 def zeros_(tensor: Parameter) -> Parameter:
-    """Fill with zeros; see `constant_`."""
+    """Fill with zeros.
+
+    Parameters
+    ----------
+    tensor : Parameter
+
+    Returns
+    -------
+    Parameter
+        `tensor`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> nn.init.zeros_(nn.Parameter(np.full(2, 9.0))).data
+    array([0., 0.])
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Parameter) -> Parameter:
-    """Fill with ones; see `constant_`."""
+    """Fill with ones.
+
+    Parameters
+    ----------
+    tensor : Parameter
+
+    Returns
+    -------
+    Parameter
+        `tensor`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import nn
+    >>> nn.init.ones_(nn.Parameter(np.full(2, 9.0))).data
+    array([1., 1.])
+    """
     return constant_(tensor, 1.0)
 
 

@@ -369,10 +369,20 @@ class Module:
 
         Only layers such as dropout and batch norm differ between the two.
 
+        Parameters
+        ----------
+        mode : bool, default True
+
         Returns
         -------
         Module
             self
+
+        Examples
+        --------
+        >>> from fastcnn import nn
+        >>> nn.Sequential(nn.Dropout()).train(False)[0].training
+        False
         """
         for module in self.modules():
             module.training = bool(mode)
