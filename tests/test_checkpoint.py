@@ -33,15 +33,20 @@ safetensors = pytest.importorskip("safetensors")
 numpy_format = pytest.importorskip("safetensors.numpy")
 
 
-def small_model():
+def small_model(dtype=np.float32):
     return nn.Sequential(
-        {"conv": nn.Conv2d(1, 4, 3), "norm": nn.BatchNorm2d(4), "flat": nn.Flatten(), "fc": nn.Linear(4, 2)}
+        {
+            "conv": nn.Conv2d(1, 4, 3, dtype=dtype),
+            "norm": nn.BatchNorm2d(4, dtype=dtype),
+            "flat": nn.Flatten(),
+            "fc": nn.Linear(4, 2, dtype=dtype),
+        }
     )
 
 
-def small_trainer(seed=0, optimizer="adam", schedule=True):
+def small_trainer(seed=0, optimizer="adam", schedule=True, dtype=np.float32):
     fastcnn.manual_seed(seed)
-    model = small_model()
+    model = small_model(dtype)
     if optimizer == "adam":
         optimizer = optim.Adam(model.parameters(), lr=0.01)
     else:
@@ -125,8 +130,12 @@ def test_read_checkpoint(saved):
     tree = read_checkpoint(saved[0])
     assert tree["extra"] == {"who": "me"}
     assert tree["kinds"] == {
-        "optimizer": "Adam", "schedule": "StepLR", "loss": "CrossEntropyLoss", "callbacks": "Notes"
-    }  # fmt: skip
+        "optimizer": "Adam",
+        "schedule": "StepLR",
+        "loss": "CrossEntropyLoss",
+        "parameters": "float32",
+        "callbacks": "Notes",
+    }
     assert tree["model"]["fc.weight"].shape == (2, 4)
     assert tree["callback.0"]["notes"]["text"] == "a"
 
@@ -260,6 +269,10 @@ BROKEN = {
         "expected a fastcnn checkpoint, got a safetensors file without its metadata (load_weights reads plain state "
         "dicts)",
     ),
+    "a list": (
+        lambda p: numpy_format.save_file({"w": np.ones(2)}, p, {"fastcnn.checkpoint": "[]"}),
+        "expected the metadata of a fastcnn checkpoint, got damaged metadata",
+    ),
     "another format": (
         lambda p: edited(p, lambda tree: tree.update(format=2, version="9.0")),
         "expected checkpoint format 1, got format 2, written by fastcnn 9.0",
@@ -304,6 +317,10 @@ OTHERS = {
     "schedule": (
         lambda: (small_trainer(schedule=False), [Notes()]),
         "schedule: expected StepLR, as the run was saved, got none",
+    ),
+    "type": (
+        lambda: (small_trainer(dtype=np.float64), [Notes()]),
+        "parameters: expected float32, as the run was saved, got float64",
     ),
     "callbacks": (
         lambda: (small_trainer(), [Notes(), EarlyStopping()]),

@@ -560,6 +560,16 @@ def test_a_second_interrupt_is_an_ordinary_one():
     assert trainer.model.needs_input_grad
 
 
+def test_an_interrupt_after_the_last_epoch_comes_too_late():
+    class Late(Callback):
+        def on_epoch_end(self, trainer, state):
+            ctrl_c()
+
+    history = small_trainer().fit(train_loader(), 1, callbacks=[Late()], progress=False)
+    assert not history.interrupted
+    assert history.stopped is None
+
+
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

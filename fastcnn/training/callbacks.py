@@ -157,7 +157,7 @@ class Checkpoint(Callback):
     """Save the run to a file from which ``Trainer.fit(..., resume=path)`` goes on exactly.
 
     Checkpoints are called after all other callbacks, so that what they save is complete. An interrupted or stopped
-    run is saved where it stands.
+    run is saved where it stands, except by a checkpoint that keeps the best epoch alone.
 
     Parameters
     ----------

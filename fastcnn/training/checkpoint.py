@@ -231,6 +231,7 @@ def _kinds(trainer: Trainer, callbacks: Sequence[Callback]) -> dict[str, str]:
         "optimizer": type(trainer.optimizer).__name__,
         "schedule": "none" if trainer.schedule is None else type(trainer.schedule).__name__,
         "loss": type(trainer.loss).__name__,
+        "parameters": ", ".join(sorted({parameter.dtype.name for parameter in trainer.model.parameters()})),
         "callbacks": ", ".join(stateful) or "none",
     }
 
@@ -240,7 +241,7 @@ def _naming(path: str | os.PathLike[str]):
     """Turn what a wrong content raises into a CheckpointError that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{os.fspath(path)}: {message}") from error
 

@@ -196,6 +196,8 @@ class TrainingState:
         What decides the run's batches and updates, and so must be the same when it is resumed.
     stop : str or None
         A callback that wants the run to end says here why.
+    interrupted : bool
+        Whether Ctrl-C wants the run to end.
 
     Examples
     --------
@@ -214,6 +216,12 @@ class TrainingState:
     history: History = field(default_factory=History)
     settings: dict[str, Any] = field(default_factory=dict)
     stop: str | None = None
+    interrupted: bool = False
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is to end now."""
+        return self.interrupted or self.stop is not None
 
     def finish_epoch(self, row: dict[str, float]) -> None:
         """Enter an epoch's results and begin the next one."""
@@ -222,8 +230,7 @@ class TrainingState:
 
     def interrupt(self) -> None:
         """Ask for the run to end after the update under way."""
-        self.history.interrupted = True
-        self.stop = "interrupted"
+        self.interrupted = True
 
     def __str__(self) -> str:
         """Tell the place in words."""

@@ -199,9 +199,10 @@ class Trainer:
                 stack.callback(self.callbacks[0].close)
             for callback in self.callbacks:
                 callback.on_fit_start(self, state)
-            while state.epoch < epochs and not state.stop:
+            while state.epoch < epochs and not state.ending:
                 self._epoch(train, validation, state)
-            state.history.stopped = f"{state.stop} {state}" if state.history.interrupted else state.stop
+            state.history.interrupted = state.interrupted and state.epoch < epochs
+            state.history.stopped = f"interrupted {state}" if state.history.interrupted else state.stop
             for callback in reversed(self.callbacks):
                 callback.on_fit_end(self, state)
         return state.history
@@ -218,13 +219,13 @@ class Trainer:
             state.batch, state.step, state.seconds = state.batch + 1, state.step + 1, time.perf_counter() - started
             for callback in self.callbacks:
                 callback.on_step_end(self, state, loss)
-            if state.stop:
+            if state.ending:
                 return
         row = {"epoch": state.epoch + 1, **state.meter.result()}
         if validation is not None:
             for name, value in self._evaluate(validation, state).items():
                 row[f"val_{name}"] = value
-            if state.stop:
+            if state.ending:
                 return
         row["lr"] = self.optimizer.lr
         row["images_per_second"] = state.meter.images / state.seconds
@@ -257,7 +258,7 @@ class Trainer:
             for inputs, targets in _pieces(*data) if isinstance(data, tuple | list) else data.epoch(0):
                 output = self.model(inputs)
                 meter.add(self.loss(output, targets)[0], output, targets, ignore_index)
-                if state.stop:
+                if state.ending:
                     break
         return meter.result()
 
