@@ -16,7 +16,6 @@ from fastcnn import models, optim
 from fastcnn.training import (
     Augment,
     Checkpoint,
-    CheckpointError,
     DataLoader,
     NonFiniteLossError,
     Trainer,
@@ -70,10 +69,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-class Failure(Exception):
-    """Ends the command with a line on standard error and exit code 1."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -90,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (Failure, CheckpointError, NonFiniteLossError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, NonFiniteLossError) as error:
         print(f"fastcnn {options.command}: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -200,10 +195,7 @@ def _train(options: argparse.Namespace) -> int:
     path = os.path.join(folder, _file_name(name))
     os.makedirs(folder, exist_ok=True)
 
-    try:
-        train_set, test_set = (load_dataset(name, split, options.data_dir) for split in ("train", "test"))
-    except ValueError as error:  # a damaged file
-        raise Failure(error) from error
+    train_set, test_set = (load_dataset(name, split, options.data_dir) for split in ("train", "test"))
     augment = RECIPES[name].augmentation if settings["augment"] else None
     train = DataLoader(train_set, settings["batch_size"], shuffle=True, augment=augment, seed=settings["seed"])
     test = DataLoader(test_set, 256)
@@ -216,7 +208,9 @@ def _train(options: argparse.Namespace) -> int:
     try:
         trainer.predict(np.zeros((1, *train_set.input_shape), np.float32))
     except ValueError as error:
-        raise Failure(f"--model: expected one that takes images of {size}, got {settings['model']}: {error}") from error
+        raise ValueError(
+            f"--model: expected one that takes images of {size}, got {settings['model']}: {error}"
+        ) from error
 
     def show(text: object) -> None:
         if not options.quiet:
@@ -265,11 +259,11 @@ def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         path = options.resume or os.path.join(options.output or ".", _file_name(given.get("data", "digits")))
         settings = read_checkpoint(path)["extra"]
         if settings.keys() != set(SETTINGS):
-            raise Failure(f"{path}: expected a checkpoint of fastcnn train, got one of another program")
+            raise ValueError(f"{path}: expected a checkpoint of fastcnn train, got one of another program")
         for name, value in given.items():
             if value != settings[name]:
                 expected = f"{settings[name]}, as the run in {path} was started with"
-                raise Failure(f"--{name.replace('_', '-')}: expected {expected}, got {value}")
+                raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {value}")
         return settings, path
     recipe = RECIPES[given.get("data", "digits")]
     settings = {"data": "digits", "momentum": 0.9, "seed": 0}

@@ -144,6 +144,17 @@ def test_a_model_that_does_not_take_the_images(tmp_path, capsys):
     assert line.startswith("fastcnn train: error: --model: expected one that takes images of 1x8x8, got lenet5: ")
 
 
+def test_a_number_out_of_range(tmp_path, capsys):
+    line = refused(capsys, "train", "--threads", 5000, "--output", tmp_path)
+    assert line == "fastcnn train: error: num_threads: expected an int from 1 to 4096, got 5000"
+
+
+@pytest.mark.parametrize("schedule", cli.SCHEDULES)
+def test_a_run_of_one_update(schedule, tmp_path):
+    options = ["--epochs", 1, "--batch-size", 5000, "--schedule", schedule, "--quiet"]
+    assert run("train", *options, "--output", tmp_path) == 0
+
+
 def test_a_missing_data_folder(tmp_path, capsys):
     line = refused(capsys, "train", "--data", "mnist", "--data-dir", tmp_path / "none", "--output", tmp_path)
     assert line == f"fastcnn train: error: data_dir: expected an existing folder, got '{tmp_path / 'none'}'"
