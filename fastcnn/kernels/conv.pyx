@@ -60,6 +60,7 @@ cdef struct Job:
     Py_ssize_t panel, panels, parts             # outputs of a panel; panels of a group; parts the panels are cut into
     Py_ssize_t chunk, chunks                    # channels summed at a time
     Py_ssize_t rows, columns, yblocks, xblocks  # places of a block; blocks of an image
+    Py_ssize_t images, batches                  # whole images that a block of backward-weight holds; such batches
     bint in_place                               # the source is read where it lies
     Py_ssize_t span_y, span_x                   # source rows and columns under a block
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
@@ -170,7 +171,7 @@ cdef inline Py_ssize_t _lanes(Py_ssize_t itemsize) noexcept nogil:
 cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     """Choose the tiling of a job; `weights` for the backward-weight pass, whose partial sums bound the chunk."""
     cdef Py_ssize_t lanes = _lanes(itemsize), taps = max(1, job.taps_y * job.taps_x), channels, pitch, fit, tasks
-    cdef Py_ssize_t block = BLOCK_BYTES // itemsize
+    cdef Py_ssize_t block = BLOCK_BYTES // itemsize, beside = 0
     # How far the taps of one place reach in the source, beyond its first row and column.
     cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
     cdef bint outside
@@ -193,19 +194,22 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
     job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not outside)
-    # Columns of a block: all, unless even one row of places is too much to copy.
+    # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
+    # a place's outputs beside.
     pitch = job.chunk * (reach_y + 1)
+    if weights and not job.depthwise:
+        beside = job.panels * job.panel
     job.columns = job.nx
-    if ((job.nx - 1) * job.sx + reach_x + 1) * pitch > block:
-        fit = (block // pitch - reach_x - 1) // job.sx + 1
+    if ((job.nx - 1) * job.sx + reach_x + 1) * pitch + job.nx * beside > block:
+        fit = (block - reach_x * pitch) // (job.sx * pitch + beside)
         fit = max(micro().rows, fit // micro().rows * micro().rows)
         job.columns = min(job.nx, fit)
     job.xblocks = _pieces(job.nx, job.columns)
     job.span_x = (job.columns - 1) * job.sx + reach_x + 1
     job.rows = 1
     if job.xblocks == 1:
-        fit = block // (job.span_x * job.chunk) - reach_y - 1
-        job.rows = min(job.ny, max(1, fit // job.sy + 1))
+        fit = (block - reach_y * job.span_x * job.chunk) // (job.sy * job.span_x * job.chunk + job.nx * beside)
+        job.rows = min(job.ny, max(1, fit))
     # Enough tasks for the threads: smaller blocks first, then the panels in parts (which share no copy).
     tasks = job.n * (job.chunks if job.depthwise or weights else 1) * job.xblocks
     if not job.depthwise:
@@ -221,6 +225,11 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     job.rows = _pieces(job.ny, job.yblocks)
     job.yblocks = _pieces(job.ny, job.rows)
     job.span_y = (job.rows - 1) * job.sy + reach_y + 1
+    job.images = 1
+    if beside and job.yblocks * job.xblocks == 1:
+        fit = block // (job.span_y * job.span_x * job.chunk + job.ny * job.nx * beside)
+        job.images = max(1, min(fit, job.n // _pieces(TASKS, job.groups * job.chunks)))
+    job.batches = _pieces(job.n, job.images)
     tasks = job.n * job.groups * job.xblocks * job.yblocks
     job.parts = 1 if weights or job.depthwise else min(job.panels, _pieces(TASKS, max(1, tasks)))
     if job.in_place:
@@ -258,7 +267,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
                      bint weights) noexcept nogil:
     cdef Scratch s
     cdef Py_ssize_t lanes = _lanes(itemsize)
-    s.weights = _aligned(sizeof(Py_ssize_t) * (job.taps_y * job.taps_x + job.rows + 1))
+    s.weights = _aligned(sizeof(Py_ssize_t) * (job.taps_y * job.taps_x + job.images * job.rows))
     s.bias = s.weights
     if not weights:
         if job.depthwise:
@@ -271,7 +280,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
                                           job.groups * job.panels * job.panel))
     s.slices = s.partial + _aligned(itemsize * partial)
     # Vector loads of the last channels may run past the copy by less than two registers.
-    s.copy = _aligned(0 if job.in_place else itemsize * (job.span_y * job.span_x * job.chunk + 2 * lanes))
+    s.copy = _aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + 2 * lanes))
     s.tile = _aligned(itemsize * (tile + 2 * lanes))
     s.slice = s.copy + s.tile
     s.bytes = s.slices + threads * s.slice + ALIGN
@@ -320,24 +329,27 @@ cdef void _copy_pixels(const floating* source, const Image* im, Py_ssize_t top, 
 cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
                       floating* packed) noexcept nogil:
     """packed[chunk][panel][i][j][channel][output] for one panel; outputs past the last are 0."""
-    cdef Py_ssize_t q, i, j, c, o, channels, taps = job.taps_y * job.taps_x
-    cdef Py_ssize_t first = panel * job.panel, count = min(job.panel, job.outputs - first)
+    cdef Py_ssize_t q, i, j, c, o, few, first, channels, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t count = min(job.panel, job.outputs - panel * job.panel)
     cdef const floating* source
     cdef floating* out
-    weight += job.w_start + group * job.w_group + first * job.w_output
+    weight += job.w_start + group * job.w_group + panel * job.panel * job.w_output
     packed += group * taps * job.inputs * job.panels * job.panel
+    # Eight outputs at a time: eight streams of weights are read in the order they lie in, and written side by side.
     for q in range(job.chunks):
         channels = min(job.chunk, job.inputs - q * job.chunk)
         out = packed + (q * job.chunk * job.panels + panel * channels) * taps * job.panel
-        for i in range(job.taps_y):
-            for j in range(job.taps_x):
-                source = weight + q * job.chunk * job.w_input + i * job.w_ty + j * job.w_tx
-                for c in range(channels):
-                    for o in range(count):
-                        out[o] = source[o * job.w_output + c * job.w_input]
-                    for o in range(count, job.panel):
-                        out[o] = 0
-                    out += job.panel
+        if count < job.panel:
+            memset(out, 0, taps * channels * job.panel * sizeof(floating))
+        for first in range(0, count, 8):
+            few = min(8, count - first)
+            for c in range(channels):
+                source = weight + first * job.w_output + (q * job.chunk + c) * job.w_input
+                for i in range(job.taps_y):
+                    for j in range(job.taps_x):
+                        for o in range(few):
+                            out[((i * job.taps_x + j) * channels + c) * job.panel + first + o] = (
+                                source[o * job.w_output + i * job.w_ty + j * job.w_tx])
 
 
 cdef void _pack(const Job* job, const floating* weight, const floating* bias, floating* packed, floating* packed_bias,
@@ -556,7 +568,7 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
 cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
     """Parts that the blocks of all images are cut into, each with a partial sum of its own."""
     cdef Py_ssize_t tasks = job.chunks * (1 if job.depthwise else job.groups)
-    return max(1, min(job.n * job.yblocks * job.xblocks, _pieces(TASKS, tasks)))
+    return max(1, min(job.batches * job.yblocks * job.xblocks, _pieces(TASKS, tasks)))
 
 
 cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
@@ -565,48 +577,99 @@ cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
     return job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel
 
 
-cdef inline bint _grad_in_place(const Job* job) noexcept nogil:
-    """Whether tiles may load grad_output where it lies: whole registers of contiguous channels."""
-    return job.dest.channel == 1 and (job.depthwise or job.outputs % job.panel == 0)
-
-
 cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
-    cdef Py_ssize_t tile = 0
-    if not _grad_in_place(job):
-        tile = job.rows * job.columns * (_up(job.chunk, job.panel) if job.depthwise else job.panels * job.panel)
+    cdef Py_ssize_t tile = job.images * job.rows * job.columns * job.panels * job.panel
+    if job.depthwise:
+        tile = 0 if job.dest.channel == 1 else job.rows * job.columns * _up(job.chunk, job.panel)
     # The bias partials (one row a part) come after the weights'.
     return _layout(job, threads, itemsize,
                    _weight_parts(job) * (_partial_size(job) + _up(job.groups * job.outputs, job.panel)), tile, True)
+
+
+cdef inline void _add_places(const floating* grad, Py_ssize_t places, Py_ssize_t pitch, Py_ssize_t channels,
+                             floating* total) noexcept nogil:
+    """total[c] += sum over places of grad[place*pitch + c]."""
+    cdef Py_ssize_t x, c
+    for x in range(places):
+        for c in range(channels):
+            total[c] += grad[x * pitch + c]
 
 
 cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_ssize_t part, Py_ssize_t parts,
                          const Py_ssize_t* offset, const Py_ssize_t* row_offset, const floating* source,
                          const floating* grad, floating* partial, floating* partial_bias, floating* copy,
                          floating* grad_copy) noexcept nogil:
-    """One task: the sum over one part of all blocks, for one chunk of one group (or of the depthwise channels)."""
-    cdef Py_ssize_t blocks = job.n * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
-    cdef Py_ssize_t c0 = chunk * job.chunk
-    cdef Py_ssize_t channels = min(job.chunk, (job.groups if job.depthwise else job.inputs) - c0)
-    cdef Py_ssize_t outputs = channels if job.depthwise else job.outputs
-    cdef Py_ssize_t pitch = _up(job.groups, job.panel) if job.depthwise else job.panels * job.panel
-    cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, y, x, o, p, n, seg
-    cdef Py_ssize_t r, t, m, tiles, depth
+    """One task: the sum over one part of all blocks, for one chunk of the channels of one group."""
+    cdef Py_ssize_t blocks = job.batches * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t c0 = chunk * job.chunk, channels = min(job.chunk, job.inputs - c0)
+    cdef Py_ssize_t pitch = job.panels * job.panel, size = job.span_y * job.row
+    cdef Py_ssize_t block, image, images, top, left, rows, columns, row0, column0, i, p, n, seg, r, t, m
+    cdef Py_ssize_t depth = job.depth if job.chunks == 1 else channels, tiles = _pieces(depth, micro().rows)
     cdef const floating* a
-    cdef const floating* b
+    cdef floating* dy
+    cdef Sum s
+    source += (group * job.inputs + c0) * job.source.channel
+    grad += group * job.outputs * job.dest.channel
+    partial += (group * job.inputs + c0) * taps * pitch
+    memset(partial, 0, channels * taps * pitch * sizeof(floating))
+    if partial_bias != NULL:
+        partial_bias += group * job.outputs
+        memset(partial_bias, 0, job.outputs * sizeof(floating))
+    s.a_offset, s.a_row, s.a_step, s.b_step = row_offset, 1, job.sx * job.pixel, job.panel
+    for block in range(part * blocks // parts, (part + 1) * blocks // parts):
+        left = block % job.xblocks * job.columns
+        top = block // job.xblocks % job.yblocks * job.rows
+        image = block // (job.xblocks * job.yblocks) * job.images
+        images = min(job.images, job.n - image)
+        rows, columns = min(job.rows, job.ny - top), min(job.columns, job.nx - left)
+        row0, column0 = top * job.sy + job.y0, left * job.sx + job.x0
+        if job.in_place:
+            a = source + image * job.source.image + row0 * job.row + column0 * job.pixel
+        else:
+            a = copy
+            for i in range(images):
+                _copy_pixels(source + (image + i) * job.source.image, &job.source, row0,
+                             (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels,
+                             copy + i * size, job.chunk)
+        # The gradient panel by panel: a tile then walks contiguous memory, whole registers of it.
+        s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.panel
+        for p in range(job.panels):
+            n = min(job.panel, job.outputs - p * job.panel)
+            dy = grad_copy
+            for i in range(images):
+                _copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
+                             rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
+            if partial_bias != NULL:
+                _add_places(dy, images * rows * columns, job.panel, n, partial_bias + p * job.panel)
+            for seg in range(job.segments):
+                for t in range(tiles):
+                    r = t * depth // tiles
+                    m = (t + 1) * depth // tiles - r
+                    _run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
+                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
+
+
+cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t part, Py_ssize_t parts,
+                                   const Py_ssize_t* offset, const floating* source, const floating* grad,
+                                   floating* partial, floating* partial_bias, floating* copy,
+                                   floating* grad_copy) noexcept nogil:
+    """One task: the sum over one part of all blocks, for one chunk of the channels."""
+    cdef Py_ssize_t blocks = job.n * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t c0 = chunk * job.chunk, channels = min(job.chunk, job.groups - c0)
+    cdef Py_ssize_t pitch = _up(job.groups, job.panel)
+    cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, y, p, c, n
+    cdef const floating* a
     cdef const floating* dy
     cdef Sum s
-    source += (c0 if job.depthwise else group * job.inputs + c0) * job.source.channel
-    grad += (c0 if job.depthwise else group * job.outputs) * job.dest.channel
-    if job.depthwise:
-        partial += c0
-        for seg in range(taps):
-            memset(partial + seg * pitch, 0, channels * sizeof(floating))
-    else:
-        partial += (group * job.inputs + c0) * taps * pitch
-        memset(partial, 0, channels * taps * pitch * sizeof(floating))
+    source += c0 * job.source.channel
+    grad += c0 * job.dest.channel
+    partial += c0
+    for y in range(taps):
+        memset(partial + y * pitch, 0, channels * sizeof(floating))
     if partial_bias != NULL:
-        partial_bias += c0 if job.depthwise else group * job.outputs
-        memset(partial_bias, 0, outputs * sizeof(floating))
+        partial_bias += c0
+        memset(partial_bias, 0, channels * sizeof(floating))
+    s.segments, s.a_offset, s.a_row, s.b_segment, s.a_step = taps, offset, 0, 0, job.sx * job.pixel
     for block in range(part * blocks // parts, (part + 1) * blocks // parts):
         left = block % job.xblocks * job.columns
         top = block // job.xblocks % job.yblocks * job.rows
@@ -620,46 +683,28 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
                          (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
                          job.chunk)
             a = copy
-        if _grad_in_place(job):
+        if job.dest.channel == 1:
             dy = grad + image * job.dest.image + top * job.dest.row + left * job.dest.pixel
             grad_row, grad_pixel = job.dest.row, job.dest.pixel
         else:
-            grad_pixel = _up(job.chunk, job.panel) if job.depthwise else pitch
+            grad_pixel = _up(job.chunk, job.panel)
             grad_row = columns * grad_pixel
-            _copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, outputs, grad_copy,
+            _copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, channels, grad_copy,
                          grad_pixel)
             dy = grad_copy
-        if partial_bias != NULL:
-            for y in range(rows):
-                for x in range(columns):
-                    for o in range(outputs):
-                        partial_bias[o] += dy[y * grad_row + x * grad_pixel + o]
-        s.a_step, s.b_step, s.depth = job.sx * job.pixel, grad_pixel, columns
-        if job.depthwise:
-            s.segments, s.a_offset, s.a_row, s.b_segment = taps, offset, 0, 0
+        s.depth, s.b_step = columns, grad_pixel
+        for y in range(rows):
+            if partial_bias != NULL:
+                _add_places(dy + y * grad_row, columns, grad_pixel, channels, partial_bias)
             for p in range(_pieces(channels, job.panel)):
-                o = p * job.panel
-                n = min(job.panel, channels - o)
-                for y in range(rows):
-                    if floating is float:
-                        micro().depthwise_weights_f32(n, &s, a + y * job.sy * job.row + o, dy + y * grad_row + o,
-                                                      partial + o, pitch)
-                    else:
-                        micro().depthwise_weights_f64(n, &s, a + y * job.sy * job.row + o, dy + y * grad_row + o,
-                                                      partial + o, pitch)
-            continue
-        s.segments, s.a_offset, s.a_row, s.b_segment = rows, row_offset, 1, grad_row
-        depth = job.depth if job.chunks == 1 else channels
-        tiles = _pieces(depth, micro().rows)
-        for p in range(job.panels):
-            n = min(job.panel, job.outputs - p * job.panel)
-            b = dy + p * job.panel
-            for seg in range(job.segments):
-                for t in range(tiles):
-                    r = t * depth // tiles
-                    m = (t + 1) * depth // tiles - r
-                    _run_tile(m, n, &s, a + offset[seg] + r, b, <const floating*>NULL,
-                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
+                c = p * job.panel
+                n = min(job.panel, channels - c)
+                if floating is float:
+                    micro().depthwise_weights_f32(n, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
+                                                  partial + c, pitch)
+                else:
+                    micro().depthwise_weights_f64(n, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
+                                                  partial + c, pitch)
 
 
 cdef inline void _sum_parts(const Job* job, Py_ssize_t row, Py_ssize_t parts, const floating* partial,
@@ -694,13 +739,14 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     """grad_weight (outputs, c/groups, kh, kw) and, unless NULL, grad_bias (outputs), both overwritten."""
     cdef Job job = _forward_job(g, outputs, groups)
     cdef Scratch s
-    cdef Py_ssize_t task, tasks, parts, part, o, rows, pitch, size
+    cdef Py_ssize_t task, tasks, parts, part, chunk, o, rows, pitch, size
     cdef Py_ssize_t work = g.n * g.oh * g.ow * outputs * (1 + g.kh * g.kw * g.c // groups)
     cdef char* start = _start(scratch)
     cdef char* slice
     cdef Py_ssize_t* offset = <Py_ssize_t*>start
     cdef floating* partial
     cdef floating* partial_bias
+    cdef floating* bias
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
@@ -709,16 +755,24 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     partial = <floating*>(start + s.partial)
     partial_bias = partial + parts * size
     _segment_offsets(&job, offset)
-    for o in range(job.rows):
-        offset[job.segments + o] = o * job.sy * job.row
+    for task in range(job.images):
+        for o in range(job.rows):
+            offset[job.segments + task * job.rows + o] = (
+                task * (job.source.image if job.in_place else job.span_y * job.row) + o * job.sy * job.row)
     tasks = parts * job.chunks * (1 if job.depthwise else job.groups)
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
         slice = start + s.slices + thread_index() * s.slice
         part = task % parts
-        _weight_blocks(&job, task // parts % job.chunks, task // (parts * job.chunks), part, parts, offset,
-                       offset + job.segments, input, grad_output, partial + part * size,
-                       partial_bias + part * pitch if grad_bias != NULL and (job.depthwise or task // parts % job.chunks == 0)
-                       else <floating*>NULL, <floating*>slice, <floating*>(slice + s.copy))
+        chunk = task // parts % job.chunks
+        bias = <floating*>NULL
+        if grad_bias != NULL and (job.depthwise or chunk == 0):
+            bias = partial_bias + part * pitch
+        if job.depthwise:
+            _depthwise_weight_blocks(&job, chunk, part, parts, offset, input, grad_output, partial + part * size, bias,
+                                     <floating*>slice, <floating*>(slice + s.copy))
+        else:
+            _weight_blocks(&job, chunk, task // (parts * job.chunks), part, parts, offset, offset + job.segments, input,
+                           grad_output, partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
     rows = job.groups * job.inputs
     for task in prange(rows, schedule="static",
                        num_threads=min(threads, threads_for(rows, parts * rows * job.outputs * g.kh * g.kw))):
