@@ -192,6 +192,24 @@ def load_checkpoint(
         The file cannot be read.
     ModuleNotFoundError
         safetensors is not installed.
+
+    Examples
+    --------
+    `Trainer.fit` does this by ``checkpoint=`` and ``resume=``. By hand:
+
+    >>> import os, tempfile
+    >>> from fastcnn import Trainer, nn, optim
+    >>> def build():
+    ...     layer = nn.Linear(2, 3)
+    ...     return Trainer(layer, optim.Adam(layer.parameters()))
+    >>> first, second = build(), build()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.safetensors")
+    ...     save_checkpoint(path, first, TrainingState(step=7))
+    ...     state = TrainingState()
+    ...     load_checkpoint(path, second, state)
+    >>> state.step, bool((first.model.weight.data == second.model.weight.data).all())
+    (7, True)
     """
     tree = read_checkpoint(path)
     parts = _parts(trainer, state, callbacks)

@@ -183,6 +183,19 @@ class Trainer:
             `resume` cannot be read, or a checkpoint not written.
         ModuleNotFoundError
             Checkpoints are asked for and safetensors is not installed.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn import models, optim
+        >>> _ = fastcnn.manual_seed(0)
+        >>> train = fastcnn.DataLoader(fastcnn.load_dataset("digits"), 64, shuffle=True)
+        >>> test = fastcnn.DataLoader(fastcnn.load_dataset("digits", "test"), 64)
+        >>> model = models.digits_cnn()
+        >>> trainer = Trainer(model, optim.Adam(model.parameters(), lr=0.01))
+        >>> history = trainer.fit(train, 2, validation=test, progress=False)
+        >>> history["val_accuracy"][-1] > 0.9
+        True
         """
         epochs = check.integer("epochs", epochs, 0)
         if len(train) == 0:
@@ -248,6 +261,16 @@ class Trainer:
         -------
         dict
             ``loss`` and, where the targets are class numbers, ``accuracy`` between 0 and 1.
+
+        Examples
+        --------
+        >>> from fastcnn import nn, optim
+        >>> layer = nn.Linear(1, 2)
+        >>> layer.load_state_dict({"weight": [[1.0], [-1.0]], "bias": [0.0, 0.0]})
+        ([], [])
+        >>> trainer = Trainer(layer, optim.SGD(layer.parameters(), lr=0.1))
+        >>> trainer.evaluate((np.array([[2.0], [-2.0], [1.0]], np.float32), np.array([0, 1, 1])))["accuracy"]
+        0.6666666666666666
         """
         return self._evaluate(data, TrainingState())
 
@@ -276,6 +299,13 @@ class Trainer:
         -------
         ndarray, shape (N, ...)
             The outputs; for a classifier with cross-entropy loss, the logits, of which the largest names the class.
+
+        Examples
+        --------
+        >>> from fastcnn import nn, optim
+        >>> model = nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.5))
+        >>> Trainer(model, optim.SGD(model.parameters(), lr=0.1)).predict(np.ones((5, 1), np.float32)).shape
+        (5, 2)
         """
         batch_size = check.integer("batch_size", batch_size, 1)
         with _evaluation(self.model):
