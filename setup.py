@@ -20,6 +20,7 @@ EXTENSIONS = {
     "threads": [],
     "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
     "im2col": [],
+    "pooling": ["micro/pool.c"],
     "conv": [],
     "augment": [],
     "optim": [],
@@ -40,7 +41,7 @@ DIRECTIVES = {
     "embedsignature.format": "python",
 }
 # Portable code: the instruction sets above the baseline are chosen at import (fastcnn/kernels/micro), never here.
-# The two -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
+# The -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP_PROBE = """
 #include <omp.h>

@@ -46,7 +46,7 @@ def test_conv1d_against_reference(case):
 
 
 # Shapes that the tiling treats apart: several chunks of channels, several panels and a partial one, columns in blocks,
-# one image cut over its panels, a long row of pixels (1x1), a window as large as the image, pixels that no window reads.
+# one image cut over its panels, a long row of pixels (1x1), a window as large as the image, pixels no window reads.
 TILINGS = [
     ((1, 200, 9, 9), (40, 200, 3, 3), {"padding": 1}),
     ((2, 70, 5, 5), (100, 70, 3, 3), {"padding": 1}),
@@ -78,7 +78,10 @@ def test_every_tiling(size, kernel, arguments, order, threads):
         dy = normal(*output.shape, dtype=np.float32, seed=1)
         results.append((output, *F.conv2d_backward(dy, x, weight, **arguments)))
     double = [array.astype(np.float64) for array in (x, weight, dy)]
-    expected = reference.conv2d(*double[:2], **arguments), *reference.conv2d_backward(double[2], *double[:2], **arguments)
+    expected = (
+        reference.conv2d(*double[:2], **arguments),
+        *reference.conv2d_backward(double[2], *double[:2], **arguments),
+    )
     for got, want in zip(results[0], expected, strict=True):
         assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
     for other in results[1:]:
@@ -232,7 +235,12 @@ WRONG = [
     ((X, W), {"stride": (1, 2, 3)}, ValueError, r"stride: expected an int or 2 of them, got \(1, 2, 3\)"),
     ((X, W), {"stride": True}, TypeError, "stride: expected a positive int, got True"),
     ((X, W), {"padding": -1}, ValueError, "padding: expected a non-negative int, got -1"),
-    ((X, W), {"padding": "full"}, ValueError, "padding: expected an int, a tuple of int, 'same' or 'valid', got 'full'"),
+    (
+        (X, W),
+        {"padding": "full"},
+        ValueError,
+        "padding: expected an int, a tuple of int, 'same' or 'valid', got 'full'",
+    ),
     ((X, W), {"padding": "same", "stride": 2}, ValueError, r"padding: expected 'same' only with stride 1, got stride"),
     ((X, W), {"dilation": 0}, ValueError, "dilation: expected a positive int, got 0"),
     ((X, W), {"dilation": 3}, ValueError, r"weight: expected a kernel that fits the padded input \(5, 7\)"),
@@ -300,7 +308,11 @@ def test_im2col_bits_do_not_depend_on_threads(order, threads):
         (lambda: F.im2col(X, (3, 0)), ValueError, "kernel_size: expected a positive int, got 0"),
         (lambda: F.im2col(X, 8), ValueError, r"kernel_size: expected a window that fits the padded image"),
         (lambda: F.im2col(X[0, 0], 2), ValueError, r"input: expected 4-D or 3-D array, got shape \(5, 7\)"),
-        (lambda: F.col2im(X[0], (5, 7), 3), ValueError, r"input: expected a multiple of kernel height \* width = 9 rows"),
+        (
+            lambda: F.col2im(X[0], (5, 7), 3),
+            ValueError,
+            r"input: expected a multiple of kernel height \* width = 9 rows",
+        ),
         (lambda: F.col2im(np.zeros((1, 9, 14)), (5, 7), 3), ValueError, r"input: expected shape \(1, 9, 15\), got"),
         (lambda: F.col2im(np.zeros((1, 9, 14)), (5, 0), 3), ValueError, "output_size: expected a positive int, got 0"),
         (lambda: F.im2col1d(X, 3), ValueError, "input: expected 3-D or 2-D array"),

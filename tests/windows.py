@@ -30,7 +30,10 @@ dtypes = st.sampled_from([np.float32, np.float64])
 @st.composite
 def geometries(draw, dims=2, largest=12):
     """Kernel, stride, padding, dilation and size of an image that they fit, as tuples of `dims` ints."""
-    pick = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))
+
+    def pick(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(dims))
+
     kernel, stride, padding, dilation = pick(1, 4), pick(1, 5), pick(0, 3), pick(1, 3)
     size = tuple(
         draw(st.integers(max(1, d * (k - 1) + 1 - 2 * p), max(largest, d * (k - 1) + 1)))
@@ -51,7 +54,10 @@ def convolutions(draw, dims=2):
         groups, inputs, outputs = draw(st.integers(2, 40)), 1, 1
     dtype, order = draw(dtypes), draw(orders)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    normal = lambda *shape: rng.standard_normal(shape).astype(dtype)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
     x = in_order(normal(draw(st.integers(0, 3)), groups * inputs, *size), order)
     weight = normal(groups * outputs, inputs, *kernel)
     bias = normal(groups * outputs) if draw(st.booleans()) else None

@@ -24,7 +24,8 @@ def fail(name: str, expected: str, got: object, error: type[Exception] = ValueEr
 def floats(**arrays: object) -> list[np.ndarray | None]:
     """Check that the named arguments (None is passed through) are float32 or float64 arrays of one type.
 
-    They come back in the machine's byte order and aligned. Python lists and the like are refused rather than guessed at: a list has no float type of its own.
+    They come back in the machine's byte order and aligned. Lists and the like are refused rather than guessed at: a
+    list has no float type of its own.
     """
     checked: list[np.ndarray | None] = []
     first: tuple[str, np.dtype] | None = None
@@ -136,7 +137,8 @@ def shape_argument(name: str, value: object, *lengths: int) -> tuple[int, ...]:
 
 def needs(value: object) -> tuple[bool, bool, bool]:
     """Check which of the gradients of input, weight and bias are asked for."""
-    if not isinstance(value, (tuple, list)) or len(value) != 3 or not all(isinstance(v, (bool, np.bool_)) for v in value):
+    several = isinstance(value, (tuple, list)) and len(value) == 3
+    if not several or not all(isinstance(item, (bool, np.bool_)) for item in value):
         fail("needs", "three bools, for the gradients of input, weight and bias", repr(value))
     return tuple(map(bool, value))
 

@@ -10,7 +10,6 @@ from fastcnn.kernels import conv as _conv_kernel
 from fastcnn.kernels import im2col as _im2col
 from fastcnn.kernels.threads import get_num_threads
 
-
 # --- im2col, col2im -------------------------------------------------------------------------------------------------
 
 

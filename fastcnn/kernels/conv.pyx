@@ -25,7 +25,7 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
-from .isa cimport Micro, Sum, micro
+from .isa cimport Sum, micro
 from .threads cimport thread_index, threads_for
 
 
@@ -250,7 +250,7 @@ cdef void _segment_offsets(const Job* job, Py_ssize_t* offset) noexcept nogil:
             offset[i * across + j] = i * job.ty * job.row + j * job.tx * job.pixel
 
 
-# --- scratch: [ segment offsets | packed weights | packed bias | partial sums ] [ one slice for each thread ] -----------
+# --- scratch: [ segment offsets | packed weights | packed bias | partial sums ] [ one slice for each thread ] ---------
 
 
 cdef struct Scratch:
@@ -520,7 +520,8 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
     cdef floating* packed_bias = <floating*>(scratch + s.bias)
     cdef floating* zeros = <floating*>(scratch + s.partial)
     cdef Py_ssize_t task, tasks = job.n * job.yblocks * job.xblocks
-    cdef Py_ssize_t work = job.n * job.groups * job.outputs * job.ny * job.nx * (1 + job.taps_y * job.taps_x * job.inputs)
+    cdef Py_ssize_t places = job.n * job.ny * job.nx
+    cdef Py_ssize_t work = places * job.groups * job.outputs * (1 + job.taps_y * job.taps_x * job.inputs)
     cdef char* slice
     tasks *= job.chunks if job.depthwise else job.groups * job.parts
     _segment_offsets(job, offset)

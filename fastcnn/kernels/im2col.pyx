@@ -88,12 +88,12 @@ cdef void col2im_ptr(const floating* columns, floating* output, const Window* g)
 
 
 def im2col(const floating[:, :, :, :] input, floating[:, :, ::1] columns, Window g):
-    """im2col(input, columns, g): fill `columns` (n, c*kh*kw, oh*ow); arguments are trusted, `functional` checks them."""
+    """im2col(input, columns, g): fill `columns` (n, c*kh*kw, oh*ow); `functional` checks the arguments."""
     with nogil:
         im2col_ptr(&input[0, 0, 0, 0], &columns[0, 0, 0], &g)
 
 
 def col2im(const floating[:, :, ::1] columns, floating[:, :, :, :] output, Window g):
-    """col2im(columns, output, g): overwrite `output` (n, c, h, w); arguments are trusted, `functional` checks them."""
+    """col2im(columns, output, g): overwrite `output` (n, c, h, w); `functional` checks the arguments."""
     with nogil:
         col2im_ptr(&columns[0, 0, 0], &output[0, 0, 0, 0], &g)
