@@ -10,7 +10,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport uint8_t, uint64_t
 
-from .elementary cimport exponential, hyperbolic_tangent, normal_density, normal_probability, sigmoid
+from .elementary cimport hyperbolic_tangent, normal_density, normal_probability, sigmoid
 from .threads cimport threads_for
 
 cdef enum:

@@ -90,10 +90,10 @@ cdef inline Py_ssize_t _rows_per_task(Py_ssize_t columns) noexcept nogil:
 
 cdef inline void _softmax_rows(const floating* x, floating* y, Py_ssize_t rows, Py_ssize_t columns,
                                bint logarithm) noexcept nogil:
-    cdef Py_ssize_t i, row
+    cdef Py_ssize_t i
     cdef floating most, scale
     cdef double total
-    for row in range(rows):
+    for _ in range(rows):
         most = _largest(x, columns)
         total = _powers(x, most, y, columns)
         if logarithm:
@@ -120,9 +120,9 @@ cdef void softmax_ptr(const floating* input, floating* output, Py_ssize_t rows, 
 
 cdef inline void _softmax_backward_rows(const floating* dy, const floating* y, floating* dx, Py_ssize_t rows,
                                         Py_ssize_t columns, bint logarithm) noexcept nogil:
-    cdef Py_ssize_t i, row
+    cdef Py_ssize_t i
     cdef floating total
-    for row in range(rows):
+    for _ in range(rows):
         if logarithm:
             total = <floating>_sum(dy, columns)
             for i in range(columns):

@@ -212,11 +212,11 @@ cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c
     Where a mean turns out to be more than 8 deviations from its sampled centre, the sums are taken once more around
     the means.
     """
-    cdef Py_ssize_t i, attempt
+    cdef Py_ssize_t i
     cdef double count = <double>(n * plane), off
     cdef bint near
     _sample_centre(input, n, c, plane, channels_last, centre)
-    for attempt in range(2):
+    for _ in range(2):
         _sums(input, <const floating*>NULL, centre, n, c, plane, channels_last, partials, mean, var)
         near = True
         for i in range(c):
@@ -264,7 +264,7 @@ cdef inline void _normalize_tile(const floating* x, const double* mean, const do
         m[j] = m[j - t.period]
         s[j] = s[j - t.period]
         b[j] = b[j - t.period]
-    for i in range(t.rows):
+    for _ in range(t.rows):
         for j in range(t.width):
             y[j] = (x[j] - m[j]) * s[j] + b[j]
         x += t.stride
@@ -307,7 +307,7 @@ cdef inline void _normalize_backward_tile(const floating* dy, const floating* x,
         g[j] = g[j - t.period]
         k[j] = k[j - t.period]
         s[j] = s[j - t.period]
-    for i in range(t.rows):
+    for _ in range(t.rows):
         for j in range(t.width):
             dx[j] = ((dy[j] - g[j]) - (x[j] - m[j]) * k[j]) * s[j]
         dy += t.stride

@@ -1,0 +1,535 @@
+"""Activations and dropout with their gradients. All keep shape and memory order, and take any number of dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastcnn import random
+from fastcnn._numbers import number
+from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import empty, flat, memory_axes, required
+from fastcnn.functional._options import choice, flag
+from fastcnn.kernels import activation as kernels
+from fastcnn.kernels.activation import Activation
+
+
+def _forward(kind: Activation, input: np.ndarray, slope: float = 0.0) -> np.ndarray:
+    (input,) = required(input=input)
+    axes = memory_axes(input)
+    output, memory = empty(input.shape, axes, input.dtype)
+    if input.size:
+        kernels.activation(kind, flat(input, axes), memory, slope)
+    return output
+
+
+def _backward(
+    kind: Activation, grad_output: np.ndarray, name: str, saved: np.ndarray, slope: float = 0.0
+) -> np.ndarray:
+    saved, grad_output = required(**{name: saved}, grad_output=grad_output)
+    check.shape("grad_output", grad_output, saved.shape)
+    axes = memory_axes(saved)
+    grad_input, memory = empty(saved.shape, axes, saved.dtype)
+    if saved.size:
+        kernels.activation_backward(kind, flat(grad_output, axes), flat(saved, axes), memory, slope)
+    return grad_input
+
+
+def relu(input: np.ndarray) -> np.ndarray:
+    """Return max(input, 0); NaN stays NaN.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not an array of float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.relu(np.array([-1.0, 0.0, 2.0]))
+    array([0., 0., 2.])
+    """
+    return _forward(Activation.RELU, input)
+
+
+def relu_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Return the gradient of relu's input, which is 0 where the output is 0.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    output : ndarray of the same shape
+        What `relu` returned.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.relu_backward(np.array([5.0, 5.0, 5.0]), F.relu(np.array([-1.0, 0.0, 2.0])))
+    array([0., 0., 5.])
+    """
+    return _backward(Activation.RELU, grad_output, "output", output)
+
+
+def leaky_relu(input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
+    """Return `input` where it is positive, `negative_slope` times it elsewhere.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    negative_slope : float, default 0.01
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `negative_slope` not a finite number.
+
+    References
+    ----------
+    A. L. Maas, A. Y. Hannun, A. Y. Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.leaky_relu(np.array([-1.0, 2.0]), 0.5)
+    array([-0.5,  2. ])
+    """
+    return _forward(Activation.LEAKY_RELU, input, number("negative_slope", negative_slope, -np.inf))
+
+
+def leaky_relu_backward(grad_output: np.ndarray, input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
+    """Return the gradient of leaky_relu's input, which at 0 is that of the negative side.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    input : ndarray of the same shape
+        What `leaky_relu` was given.
+    negative_slope : float, default 0.01
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type, or `negative_slope` is not a finite number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.leaky_relu_backward(np.array([1.0, 1.0]), np.array([0.0, 2.0]), 0.5)
+    array([0.5, 1. ])
+    """
+    slope = number("negative_slope", negative_slope, -np.inf)
+    return _backward(Activation.LEAKY_RELU, grad_output, "input", input, slope)
+
+
+def sigmoid(input: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-input)).
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not an array of float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.sigmoid(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    """
+    return _forward(Activation.SIGMOID, input)
+
+
+def sigmoid_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Return the gradient of sigmoid's input, grad_output * output * (1 - output).
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    output : ndarray of the same shape
+        What `sigmoid` returned.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.sigmoid_backward(np.array([1.0]), np.array([0.5]))
+    array([0.25])
+    """
+    return _backward(Activation.SIGMOID, grad_output, "output", output)
+
+
+def tanh(input: np.ndarray) -> np.ndarray:
+    """Return the hyperbolic tangent.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not an array of float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.tanh(np.array([0.0, 1.0])).round(4)
+    array([0.    , 0.7616])
+    """
+    return _forward(Activation.TANH, input)
+
+
+def tanh_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Return the gradient of tanh's input, grad_output * (1 - output**2).
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    output : ndarray of the same shape
+        What `tanh` returned.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.tanh_backward(np.array([1.0, 1.0]), np.array([0.0, 0.5]))
+    array([1.  , 0.75])
+    """
+    return _backward(Activation.TANH, grad_output, "output", output)
+
+
+def _gelu_kind(approximate: object) -> Activation:
+    return Activation.GELU if choice("approximate", approximate, "none", "tanh") == "none" else Activation.GELU_TANH
+
+
+def gelu(input: np.ndarray, approximate: str = "none") -> np.ndarray:
+    """Return `input` times the probability of a standard normal value below it.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    approximate : {'none', 'tanh'}
+        'tanh' takes (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3))) / 2 for the probability below x.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `approximate` is none of these.
+
+    References
+    ----------
+    D. Hendrycks, K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.gelu(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1587,  0.    ,  0.8413])
+    >>> F.gelu(np.array([-1.0, 0.0, 1.0]), approximate="tanh").round(4)
+    array([-0.1588,  0.    ,  0.8412])
+    """
+    return _forward(_gelu_kind(approximate), input)
+
+
+def gelu_backward(grad_output: np.ndarray, input: np.ndarray, approximate: str = "none") -> np.ndarray:
+    """Return the gradient of gelu's input.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    input : ndarray of the same shape
+        What `gelu` was given.
+    approximate : {'none', 'tanh'}
+        As in `gelu`; the gradient is that of the formula used.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type, or `approximate` is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.gelu_backward(np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(4)
+    array([0.5   , 1.0833])
+    """
+    return _backward(_gelu_kind(approximate), grad_output, "input", input)
+
+
+def silu(input: np.ndarray) -> np.ndarray:
+    """Return input * sigmoid(input).
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not an array of float32 or float64.
+
+    References
+    ----------
+    S. Elfwing, E. Uchibe, K. Doya, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
+    Reinforcement Learning", Neural Networks 107 (2018).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.silu(np.array([0.0, 1.0])).round(4)
+    array([0.    , 0.7311])
+    """
+    return _forward(Activation.SILU, input)
+
+
+def silu_backward(grad_output: np.ndarray, input: np.ndarray) -> np.ndarray:
+    """Return the gradient of silu's input.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    input : ndarray of the same shape
+        What `silu` was given.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.silu_backward(np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(4)
+    array([0.5   , 0.9277])
+    """
+    return _backward(Activation.SILU, grad_output, "input", input)
+
+
+# --- dropout --------------------------------------------------------------------------------------------------------
+
+
+def _kept_scale(p: float) -> float:
+    return 1 / (1 - p) if p < 1 else 0.0
+
+
+def dropout(
+    input: np.ndarray,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    rng: np.random.Generator | None = None,
+    return_mask: bool = False,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray | None]:
+    """Set each element to zero with probability `p` and scale the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    p : float, default 0.5
+        Probability of an element to become zero, from 0 to 1. A dropped element is 0 even where it was not finite.
+    training : bool, default True
+        If False nothing is dropped and nothing drawn from `rng`: `input` itself is returned.
+    rng : numpy.random.Generator, optional
+        Where the one 64-bit seed of this call is drawn; fastcnn's default generator if not given.
+    return_mask : bool, default False
+        Whether to return what `dropout_backward` needs as well.
+
+    Returns
+    -------
+    output : ndarray
+        Of the shape and type of `input`; channels-last where that is, else C-contiguous.
+    mask : ndarray of uint8, or None
+        Only with `return_mask`: 1 where an element was kept, in the memory order of `output`; None if not training.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type or range.
+
+    Notes
+    -----
+    Element number i, counted from 0 in the logical (NCHW) order, is kept if the upper half of SplitMix64's output i + 1
+    is below floor((1 - p) * 2**32). So the mask depends on the seed and the shape alone, neither on the memory order
+    nor on the number of threads.
+
+    References
+    ----------
+    N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, "Dropout: A Simple Way to Prevent Neural
+    Networks from Overfitting", JMLR 15, 2014.
+
+    G. L. Steele Jr., D. Lea, C. H. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.dropout(np.ones(8), 0.5, rng=np.random.default_rng(0)).tolist()
+    [0.0, 0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0.0]
+    """
+    (input,) = required(input=input)
+    p = number("p", p, 0, 1)
+    rng = random.resolve(rng)
+    if not flag("training", training):
+        return (input, None) if return_mask else input
+    threshold = int((1 - p) * 2**32)
+    channels_last = input.ndim == 4 and check.is_channels_last(input)
+    axes = (0, 2, 3, 1) if channels_last else tuple(range(input.ndim))
+    output, memory = empty(input.shape, axes, input.dtype)
+    mask, mask_memory = empty(input.shape, axes, np.uint8)
+    seed = int(rng.integers(0, 2**64, dtype=np.uint64))
+    if input.size:
+        n, c, plane = 1, 1, input.size
+        if channels_last:
+            n, c, plane = len(input), input.shape[1], input[0, 0].size
+        kernels.dropout(
+            flat(input, axes), memory, mask_memory, n, c, plane, channels_last, seed, threshold, _kept_scale(p)
+        )
+    return (output, mask) if return_mask else output
+
+
+def dropout_backward(grad_output: np.ndarray, mask: np.ndarray | None, p: float = 0.5) -> np.ndarray:
+    """Return the gradient of dropout's input: that of the kept elements, with the same scale.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    mask : ndarray of uint8 of the same shape, or None
+        What `dropout` returned with `return_mask`. None, from a call that was not training, returns `grad_output`
+        itself.
+    p : float, default 0.5
+        As it was in `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `grad_output`, in the memory order of `mask`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.dropout_backward(np.array([1.0, 1.0]), np.array([0, 1], np.uint8), 0.75)
+    array([0., 4.])
+    """
+    (grad_output,) = required(grad_output=grad_output)
+    p = number("p", p, 0, 1)
+    if mask is None:
+        return grad_output
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
+        check.fail("mask", "an array of uint8, or None", getattr(mask, "dtype", type(mask).__name__), TypeError)
+    check.shape("mask", mask, grad_output.shape)
+    axes = memory_axes(mask)
+    grad_input, memory = empty(mask.shape, axes, grad_output.dtype)
+    if mask.size:
+        kernels.dropout_backward(flat(grad_output, axes), flat(mask, axes), memory, _kept_scale(p))
+    return grad_input

@@ -1,0 +1,356 @@
+"""Softmax and its logarithm, and the losses, which return their gradient along with their value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastcnn._numbers import number
+from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import empty, flat, memory_axes, required
+from fastcnn.functional._options import choice
+from fastcnn.kernels import loss as kernels
+
+
+def _axis(array: np.ndarray, dim: object) -> int:
+    if isinstance(dim, (bool, np.bool_)) or not hasattr(dim, "__index__"):
+        check.fail("dim", "an int", repr(dim), TypeError)
+    number_of_axes = max(array.ndim, 1)
+    if not -number_of_axes <= int(dim) < number_of_axes:
+        check.fail("dim", f"an int from {-number_of_axes} to {number_of_axes - 1}", int(dim))
+    return int(dim) % number_of_axes
+
+
+def _row_axes(array: np.ndarray, axis: int) -> tuple[int, ...]:
+    """Axes in memory order, with `axis` moved last: without a copy where it is last in memory."""
+    return (*(a for a in memory_axes(array) if a != axis), axis)
+
+
+def _rows(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return flat(array, axes).reshape(-1, array.shape[axes[-1]])
+
+
+def _like(array: np.ndarray, rows: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Rows as an array of the shape and memory order of `array`."""
+    result = rows.reshape([array.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    order = memory_axes(array)
+    if order == axes:
+        return result
+    output, _ = empty(array.shape, order, array.dtype)
+    output[...] = result
+    return output
+
+
+def _softmax(input: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
+    (input,) = required(input=input)
+    axis = _axis(input, dim)
+    if input.ndim == 0:
+        return _softmax(input[None], 0, logarithm)[0, ...]
+    axes = _row_axes(input, axis)
+    output = np.empty((input.size // max(input.shape[axis], 1), input.shape[axis]), input.dtype)
+    if input.size:
+        kernels.softmax(_rows(input, axes), output, logarithm)
+    return _like(input, output, axes)
+
+
+def _softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
+    output, grad_output = required(output=output, grad_output=grad_output)
+    check.shape("grad_output", grad_output, output.shape)
+    axis = _axis(output, dim)
+    if output.ndim == 0:
+        return _softmax_backward(grad_output[None], output[None], 0, logarithm)[0, ...]
+    axes = _row_axes(output, axis)
+    rows = _rows(output, axes) if output.size else np.empty((0, output.shape[axis]), output.dtype)
+    grad_input = np.empty_like(rows)
+    if output.size:
+        kernels.softmax_backward(_rows(grad_output, axes), rows, grad_input, logarithm)
+    return _like(output, grad_input, axes)
+
+
+def softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
+    """Return exp(input) / sum(exp(input)) along one axis, computed so that nothing overflows.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    dim : int, default -1
+        The axis along which the results add up to 1.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`. NaN or plus infinity makes NaN of all that share its sum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `dim` none of its axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    return _softmax(input, dim, False)
+
+
+def log_softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
+    """Return the logarithm of `softmax`, accurate also where that is 0.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    dim : int, default -1
+        The axis along which the exponentials of the results add up to 1.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`. NaN or plus infinity makes NaN of all that share its sum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `dim` none of its axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.log_softmax(np.array([1000.0, 0.0]))
+    array([    0., -1000.])
+    """
+    return _softmax(input, dim, True)
+
+
+def softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int = -1) -> np.ndarray:
+    """Return the gradient of softmax's input: output * (grad_output - sum(grad_output * output)).
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    output : ndarray of the same shape
+        What `softmax` returned.
+    dim : int, default -1
+        As it was in `softmax`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
+    array([ 0.25, -0.25])
+    """
+    return _softmax_backward(grad_output, output, dim, False)
+
+
+def log_softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int = -1) -> np.ndarray:
+    """Return the gradient of log_softmax's input: grad_output - exp(output) * sum(grad_output).
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        Gradient of the output.
+    output : ndarray of the same shape
+        What `log_softmax` returned.
+    dim : int, default -1
+        As it was in `log_softmax`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.log_softmax_backward(np.array([1.0, 0.0]), np.log([0.5, 0.5]))
+    array([ 0.5, -0.5])
+    """
+    return _softmax_backward(grad_output, output, dim, True)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def _targets(target: object, shape: tuple[int, ...], classes: int, ignore_index: int) -> np.ndarray:
+    """Check the class numbers and return them as int64."""
+    if not isinstance(target, np.ndarray) or target.dtype.kind not in "iu":
+        check.fail("target", "an array of integers", getattr(target, "dtype", type(target).__name__), TypeError)
+    check.shape("target", target, shape)
+    wrong = (target < 0) | (target >= classes)
+    wrong &= target != ignore_index
+    if wrong.any():
+        place = tuple(int(i) for i in np.unravel_index(np.flatnonzero(wrong)[0], shape)) if shape else ()
+        wanted = f"class numbers from 0 to {classes - 1}, or ignore_index {ignore_index}"
+        check.fail("target", wanted, f"{target[place]} at position {place}")
+    return target.astype(np.int64, copy=False)
+
+
+def cross_entropy(
+    input: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[float | np.ndarray, np.ndarray]:
+    """Return the cross-entropy of class scores, softmax included, and its gradient.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C), (N, C, d1, ...) or (C,)
+        Scores (logits) of the C classes; float32 or float64.
+    target : ndarray of any integer type, shape (N,), (N, d1, ...) or ()
+        Class numbers.
+    weight : ndarray of shape (C,), optional
+        A weight for each class.
+    ignore_index : int, default -100
+        A target that counts for nothing, neither in the loss nor in the gradient nor in the mean.
+    reduction : {'mean', 'sum', 'none'}
+        'mean' divides the sum by the sum of the targets' weights; of no targets it is NaN, as in torch.
+    label_smoothing : float, default 0
+        Part of each target, from 0 to 1, that is spread evenly over the classes.
+
+    Returns
+    -------
+    loss : float, or for 'none' ndarray of the shape of `target`
+    grad_input : ndarray
+        Of the shape, type and memory order of `input`; for 'none' the gradient of each loss by itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range, a target that is no class included.
+
+    Notes
+    -----
+    With q[c] = weight[c] * ((1 - label_smoothing) * (c == target) + label_smoothing / C), the loss of one target is
+    -sum over c of q[c] * log_softmax(input)[c], and its gradient softmax(input) * sum(q) - q. Both come from one pass
+    over the scores. Scores that are NaN or plus infinity make NaN of their loss and gradient.
+
+    References
+    ----------
+    C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, "Rethinking the Inception Architecture for Computer
+    Vision", CVPR 2016 (label smoothing).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> loss, grad_input = F.cross_entropy(np.array([[0.0, 0.0]]), np.array([1]))
+    >>> round(loss, 4), grad_input
+    (0.6931, array([[ 0.5, -0.5]]))
+    """
+    required(input=input)
+    input, weight = check.floats(input=input, weight=weight)
+    if input.ndim < 1:
+        check.fail("input", "shape (N, C), (N, C, d1, ...) or (C,)", f"shape {input.shape}")
+    class_axis = min(input.ndim - 1, 1)
+    classes = input.shape[class_axis]
+    if classes < 1:
+        check.fail("input", "at least one class", f"shape {input.shape}")
+    if weight is not None:
+        check.shape("weight", weight, (classes,))
+        weight = np.ascontiguousarray(weight)
+    if isinstance(ignore_index, (bool, np.bool_)) or not hasattr(ignore_index, "__index__"):
+        check.fail("ignore_index", "an int", repr(ignore_index), TypeError)
+    ignore_index = int(ignore_index)
+    if not -(2**63) <= ignore_index < 2**63:
+        check.fail("ignore_index", "an int of 64 bits", ignore_index)
+    choice("reduction", reduction, "mean", "sum", "none")
+    smoothing = number("label_smoothing", label_smoothing, 0, 1)
+    shape = input.shape[:class_axis] + input.shape[class_axis + 1 :]
+    target = _targets(target, shape, classes, ignore_index)
+
+    axes = _row_axes(input, class_axis)
+    order = tuple(axis - (axis > class_axis) for axis in axes[:-1])
+    targets = flat(target, order)
+    factor = divisor = 1.0
+    if reduction == "mean":
+        counted = targets[targets != ignore_index]
+        divisor = float(counted.size if weight is None else weight[counted].sum(dtype=np.float64))
+        factor = 1 / divisor if divisor else math.inf
+    losses = np.empty(len(targets))
+    grad_input = np.empty((len(targets), classes), input.dtype)
+    if input.size:
+        kernels.cross_entropy(_rows(input, axes), targets, weight, ignore_index, smoothing, factor, losses, grad_input)
+    grad_input = _like(input, grad_input, axes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if reduction == "none":
+            each, memory = empty(shape, order, input.dtype)
+            memory[:] = losses
+            return each, grad_input
+        total = float(losses.sum())
+    if reduction == "sum":
+        return total, grad_input
+    return total / divisor if divisor else math.nan, grad_input
+
+
+def mse_loss(input: np.ndarray, target: np.ndarray, reduction: str = "mean") -> tuple[float | np.ndarray, np.ndarray]:
+    """Return the squared difference, and its gradient with respect to `input`.
+
+    Parameters
+    ----------
+    input, target : ndarray
+        Of one shape and type, float32 or float64.
+    reduction : {'mean', 'sum', 'none'}
+        Whether the squares are averaged (of none: NaN), added up, or returned one by one.
+
+    Returns
+    -------
+    loss : float, or for 'none' ndarray of the shape of `input`
+    grad_input : ndarray
+        Of the shape, type and memory order of `input`; for 'none' the gradient of each square by itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, or the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.mse_loss(np.array([1.0, 2.0]), np.array([0.0, 4.0]))
+    (2.5, array([ 1., -2.]))
+    """
+    input, target = required(input=input, target=target)
+    check.shape("target", target, input.shape)
+    choice("reduction", reduction, "mean", "sum", "none")
+    axes = memory_axes(input)
+    grad_input, memory = empty(input.shape, axes, input.dtype)
+    losses, losses_memory = empty(input.shape, axes, input.dtype) if reduction == "none" else (None, None)
+    partials = np.zeros(kernels.blocks(input.size))
+    if input.size:
+        factor = 2 / input.size if reduction == "mean" else 2.0
+        kernels.mse_loss(flat(input, axes), flat(target, axes), factor, partials, losses_memory, memory)
+    if reduction == "none":
+        return losses, grad_input
+    total = float(partials.sum())
+    if reduction == "sum":
+        return total, grad_input
+    return total / input.size if input.size else math.nan, grad_input

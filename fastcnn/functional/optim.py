@@ -1,0 +1,224 @@
+"""Updates of flat parameter vectors in place, each one pass over memory, and the clipping of gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastcnn._numbers import number
+from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import required
+from fastcnn.functional._options import flag
+from fastcnn.kernels import optim as kernels
+
+
+def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> None:
+    """Check contiguous vectors of one size and type, of which those named in `written` are updated in place."""
+    checked = required(**vectors)
+    first, size = next((name, vector.size) for name, vector in vectors.items())
+    for (name, vector), same in zip(vectors.items(), checked, strict=True):
+        check.ndim(name, vector, 1)
+        if vector.size != size:
+            check.fail(name, f"{size} elements as {first}", vector.size)
+        if not vector.flags.c_contiguous or same is not vector:
+            check.fail(name, "a contiguous, aligned vector in native byte order", f"strides {vector.strides}")
+        if name in written and not vector.flags.writeable:
+            check.fail(name, "a writable array", "a read-only one")
+
+
+def sgd_update(
+    param: np.ndarray,
+    grad: np.ndarray,
+    momentum_buffer: np.ndarray | None,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    *,
+    first_step: bool = False,
+) -> None:
+    """Take one step of stochastic gradient descent, in place.
+
+    Parameters
+    ----------
+    param : ndarray of shape (size,)
+        Updated. float32 or float64, contiguous.
+    grad : ndarray of shape (size,)
+    momentum_buffer : ndarray of shape (size,), or None
+        Updated: the running direction. None where `momentum` is 0.
+    lr : float
+        The learning rate.
+    momentum : float, default 0
+    dampening : float, default 0
+        1 - dampening of the gradient goes into the buffer.
+    weight_decay : float, default 0
+        This times `param` is added to the gradient.
+    nesterov : bool, default False
+        Whether to step to where the buffer will lead; needs momentum, and dampening 0.
+    first_step : bool, default False
+        Whether the buffer is still empty: it is then set to the gradient, whatever it holds, without dampening.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range. Nothing is changed then.
+
+    Notes
+    -----
+    torch's form, in which the learning rate is not part of the buffer: d = grad + weight_decay * param,
+    buffer = momentum * buffer + (1 - dampening) * d, and param -= lr * buffer, or with Nesterov's momentum
+    param -= lr * (d + momentum * buffer).
+
+    References
+    ----------
+    I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep learning",
+    ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> param = np.array([1.0, 2.0])
+    >>> F.sgd_update(param, np.array([0.5, 0.0]), None, lr=0.1)
+    >>> param
+    array([0.95, 2.  ])
+    """
+    lr = number("lr", lr, 0)
+    momentum = number("momentum", momentum, 0)
+    dampening = number("dampening", dampening, -math.inf)
+    weight_decay = number("weight_decay", weight_decay, 0)
+    nesterov, first_step = flag("nesterov", nesterov), flag("first_step", first_step)
+    if nesterov and (momentum == 0 or dampening != 0):
+        check.fail("nesterov", "True only with momentum and dampening 0", f"momentum {momentum}, dampening {dampening}")
+    if momentum == 0:
+        _vectors(("param",), param=param, grad=grad)
+        momentum_buffer = None
+    else:
+        if momentum_buffer is None:
+            check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
+        _vectors(("param", "momentum_buffer"), param=param, grad=grad, momentum_buffer=momentum_buffer)
+    if param.size:
+        kernels.sgd_update(param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step)
+
+
+def adam_update(
+    param: np.ndarray,
+    grad: np.ndarray,
+    exp_avg: np.ndarray,
+    exp_avg_sq: np.ndarray,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """Take one step of Adam, or of AdamW, in place.
+
+    Parameters
+    ----------
+    param : ndarray of shape (size,)
+        Updated. float32 or float64, contiguous.
+    grad : ndarray of shape (size,)
+    exp_avg, exp_avg_sq : ndarray of shape (size,)
+        Updated: running means of the gradient and of its square; zeros before the first step.
+    step : int
+        Number of this step, from 1.
+    lr : float
+        The learning rate.
+    beta1, beta2 : float, default 0.9 and 0.999
+        Parts of the running means that are kept; from 0 to below 1.
+    eps : float, default 1e-8
+        Added to the root of the second mean.
+    weight_decay : float, default 0
+    decoupled : bool, default False
+        False (Adam): weight_decay * param is added to the gradient. True (AdamW): `param` shrinks by
+        lr * weight_decay of itself, past the running means.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range. Nothing is changed then.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> param = np.array([1.0])
+    >>> F.adam_update(param, np.array([0.5]), np.zeros(1), np.zeros(1), step=1, lr=0.1)
+    >>> param.round(6)
+    array([0.9])
+    """
+    step = check.integer("step", step, 1)
+    lr = number("lr", lr, 0)
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if number(name, beta, 0, 1) == 1:
+            check.fail(name, "a number from 0 to below 1", repr(beta))
+    eps = number("eps", eps, 0)
+    weight_decay = number("weight_decay", weight_decay, 0)
+    decoupled = flag("decoupled", decoupled)
+    written = ("param", "exp_avg", "exp_avg_sq")
+    _vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    step_size = lr / (1 - beta1**step)
+    correction = 1 / math.sqrt(1 - beta2**step)
+    shrink = 1 - lr * weight_decay if decoupled else 1.0
+    if param.size:
+        kernels.adam_update(
+            param, grad, exp_avg, exp_avg_sq, step_size, correction, beta1, beta2, eps,
+            0.0 if decoupled else weight_decay, shrink,
+        )  # fmt: skip
+
+
+def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
+    """Scale a gradient in place so that its Euclidean norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    grad : ndarray of shape (size,)
+        Multiplied by max_norm / (norm + 1e-6) where that is below 1. float32 or float64, contiguous.
+    max_norm : float
+        Not negative.
+
+    Returns
+    -------
+    float
+        The norm before, summed in double. Where it is not finite the gradient is multiplied all the same, as in torch:
+        with an infinite norm its finite elements become 0 and the infinite ones NaN, with a norm that is NaN they all
+        become NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range. Nothing is changed then.
+
+    References
+    ----------
+    R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> grad = np.array([3.0, 4.0])
+    >>> F.clip_grad_norm(grad, 1.0), grad.round(4)
+    (5.0, array([0.6, 0.8]))
+    """
+    max_norm = number("max_norm", max_norm, 0)
+    _vectors(("grad",), grad=grad)
+    partials = np.zeros(kernels.blocks(grad.size))
+    if grad.size:
+        kernels.sums_of_squares(grad, partials)
+    norm = math.sqrt(partials.sum())
+    coefficient = max_norm / (norm + 1e-6)
+    if grad.size and not coefficient >= 1:
+        kernels.scale(grad, coefficient)
+    return norm
