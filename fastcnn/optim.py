@@ -17,6 +17,7 @@ import numpy as np
 from fastcnn import functional as F
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
+from fastcnn.functional._options import flag
 
 if TYPE_CHECKING:
     from fastcnn.nn import Parameter
@@ -342,26 +343,26 @@ class SGD(Optimizer):
             "momentum": number("momentum", momentum, 0),
             "dampening": number("dampening", dampening, -math.inf),
             "weight_decay": number("weight_decay", weight_decay, 0),
-            "nesterov": bool(nesterov),
+            "nesterov": flag("nesterov", nesterov),
         }
         if nesterov and (momentum == 0 or dampening != 0):
             check.fail("nesterov", "a momentum above 0 and dampening 0 with it", f"{momentum} and {dampening}")
         return settings
 
     def _update(self, param, grad, arrays, group, step):
-        dampening = group["dampening"]
-        if group["momentum"] and not arrays:
+        first = bool(group["momentum"] and not arrays)
+        if first:
             arrays["momentum_buffer"] = _aligned_zeros(param.size, param.dtype)
-            dampening = 0.0  # the first buffer is the gradient itself
         F.sgd_update(
             param,
             grad,
             arrays.get("momentum_buffer"),
             group["lr"],
             group["momentum"],
-            dampening,
+            group["dampening"],
             group["weight_decay"],
             group["nesterov"],
+            first_step=first,
         )
 
 
@@ -754,7 +755,7 @@ class OneCycleLR(Schedule):
         if anneal_strategy not in ("cos", "linear"):
             check.fail("anneal_strategy", "'cos' or 'linear'", repr(anneal_strategy))
         self.anneal_strategy = anneal_strategy
-        self.cycle_momentum = bool(cycle_momentum)
+        self.cycle_momentum = flag("cycle_momentum", cycle_momentum)
         for group in groups if cycle_momentum else ():
             if not group.get("momentum") and "betas" not in group:
                 check.fail("cycle_momentum", "an optimizer with momentum, or False", "momentum 0")

@@ -262,6 +262,7 @@ WRONG = [
      "weight_decay: expected a finite number of at least 0, got nan"),
     (lambda: optim.SGD(P, nesterov=True), ValueError,
      "nesterov: expected a momentum above 0 and dampening 0 with it, got 0 and 0"),
+    (lambda: optim.SGD(P, nesterov=1), TypeError, "nesterov: expected a bool, got 1"),
     (lambda: optim.SGD([{"params": P, "lr": -1}]), ValueError, "lr: expected a finite number of at least 0, got -1"),
     (lambda: optim.Adam(P, betas=0.9), TypeError, "betas: expected a pair of numbers, got 0.9"),
     (lambda: optim.Adam(P, betas=(0.9, 1.0)), ValueError,

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastcnn import functional as F
 from fastcnn._numbers import number
-from fastcnn.functional import _checks as check
+from fastcnn.functional._options import choice
 from fastcnn.nn.module import Module
 
 __all__ = ["GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]
@@ -140,9 +140,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
-        if approximate not in ("none", "tanh"):
-            check.fail("approximate", "'none' or 'tanh'", repr(approximate))
-        self.approximate = approximate
+        self.approximate = choice("approximate", approximate, "none", "tanh")
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the GELU of `input`."""

@@ -7,6 +7,7 @@ from numpy.typing import DTypeLike
 
 from fastcnn import functional as F
 from fastcnn.functional import _checks as check
+from fastcnn.functional._options import flag
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, Parameter
 
@@ -51,7 +52,7 @@ class _Conv(Module):
             check.fail("padding", f"an int, {self.window} of them, 'same' or 'valid'", repr(padding))
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = Parameter.empty(shape, dtype)
-        self.bias = Parameter.empty((self.out_channels,), dtype) if bias else None
+        self.bias = Parameter.empty((self.out_channels,), dtype) if flag("bias", bias) else None
         init.default_(self.weight, self.bias, rng=rng)
 
     def forward(self, input: np.ndarray) -> np.ndarray:

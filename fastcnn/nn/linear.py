@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 
 from fastcnn import functional as F
 from fastcnn.functional import _checks as check
+from fastcnn.functional._options import flag
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, Parameter
 
@@ -62,7 +63,7 @@ class Linear(Module):
         self.in_features = check.integer("in_features", in_features, 1)
         self.out_features = check.integer("out_features", out_features, 1)
         self.weight = Parameter.empty((self.out_features, self.in_features), dtype)
-        self.bias = Parameter.empty((self.out_features,), dtype) if bias else None
+        self.bias = Parameter.empty((self.out_features,), dtype) if flag("bias", bias) else None
         init.default_(self.weight, self.bias, rng=rng)
 
     def forward(self, input: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastcnn import functional as F
 from fastcnn._numbers import number
-from fastcnn.functional import _checks as check
+from fastcnn.functional._options import choice
 
 __all__ = ["CrossEntropyLoss", "MSELoss"]
 
@@ -55,7 +55,7 @@ class CrossEntropyLoss:
     ) -> None:
         self.weight = weight
         self.ignore_index = ignore_index
-        self.reduction = _reduction(reduction)
+        self.reduction = choice("reduction", reduction, *_REDUCTIONS)
         self.label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
 
     def __call__(self, input: np.ndarray, target: np.ndarray) -> tuple[float | np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ class MSELoss:
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = _reduction(reduction)
+        self.reduction = choice("reduction", reduction, *_REDUCTIONS)
 
     def __call__(self, input: np.ndarray, target: np.ndarray) -> tuple[float | np.ndarray, np.ndarray]:
         """Return the loss and its gradient.
@@ -121,9 +121,3 @@ class MSELoss:
 
     def __repr__(self) -> str:
         return f"MSELoss(reduction={self.reduction!r})"
-
-
-def _reduction(value: str) -> str:
-    if value not in _REDUCTIONS:
-        check.fail("reduction", "'mean', 'sum' or 'none'", repr(value))
-    return value

@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from fastcnn import functional as F
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
+from fastcnn.functional._options import flag
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, Parameter
 
@@ -35,8 +36,8 @@ class _BatchNorm(Module):
         self.num_features = check.integer("num_features", num_features, 1)
         self.eps = number("eps", eps, 0)
         self.momentum = None if momentum is None else number("momentum", momentum, 0, 1)
-        self.affine = bool(affine)
-        self.track_running_stats = bool(track_running_stats)
+        self.affine = flag("affine", affine)
+        self.track_running_stats = flag("track_running_stats", track_running_stats)
         size = (self.num_features,)
         self.weight = init.ones_(Parameter.empty(size, dtype)) if affine else None
         self.bias = Parameter.empty(size, dtype) if affine else None

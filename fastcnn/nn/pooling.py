@@ -6,6 +6,7 @@ import numpy as np
 
 from fastcnn import functional as F
 from fastcnn.functional import _checks as check
+from fastcnn.functional._options import flag
 from fastcnn.nn.module import Module
 
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AvgPool1d", "AvgPool2d", "MaxPool1d", "MaxPool2d"]
@@ -32,7 +33,7 @@ class _MaxPool(Module):
         self.stride = self.kernel_size if stride is None else check.integers("stride", stride, self.window, 1)
         self.padding = check.integers("padding", padding, self.window, 0)
         self.dilation = check.integers("dilation", dilation, self.window, 1)
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
 
 
 class MaxPool1d(_MaxPool):
@@ -183,8 +184,8 @@ class AvgPool1d(Module):
         self.kernel_size = check.integers("kernel_size", kernel_size, 1, 1)
         self.stride = self.kernel_size if stride is None else check.integers("stride", stride, 1, 1)
         self.padding = check.integers("padding", padding, 1, 0)
-        self.ceil_mode = bool(ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
+        self.count_include_pad = flag("count_include_pad", count_include_pad)
 
     def _geometry(self) -> tuple:
         return self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
@@ -246,8 +247,8 @@ class AvgPool2d(Module):
         self.kernel_size = check.integers("kernel_size", kernel_size, 2, 1)
         self.stride = self.kernel_size if stride is None else check.integers("stride", stride, 2, 1)
         self.padding = check.integers("padding", padding, 2, 0)
-        self.ceil_mode = bool(ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
+        self.count_include_pad = flag("count_include_pad", count_include_pad)
         self.divisor_override = divisor_override
 
     def _geometry(self) -> tuple:
@@ -303,8 +304,8 @@ class AdaptiveAvgPool2d(Module):
 
     Parameters
     ----------
-    output_size : int or pair of int
-        Height and width of the output; 1 is the mean of the whole image (global average pooling).
+    output_size : int or pair of int or None
+        Height and width of the output, None for the input's; 1 is the mean of the whole image (global average pooling).
 
     Examples
     --------
@@ -316,7 +317,7 @@ class AdaptiveAvgPool2d(Module):
 
     options = ("output_size",)
 
-    def __init__(self, output_size: _Size) -> None:
+    def __init__(self, output_size: int | tuple[int | None, int | None]) -> None:
         super().__init__()
         self.output_size = output_size
 
