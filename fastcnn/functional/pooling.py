@@ -1,0 +1,974 @@
+"""Max-pooling with indices or taps, max-unpooling, average and adaptive average pooling, in one and two dimensions.
+
+A 1-D function is the 2-D one on an image of height one.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastcnn.functional import _checks as check
+from fastcnn.kernels import pooling as _pooling
+
+# A tap, and an index counted from the window's first tap, are 32-bit numbers inside the kernels.
+_MOST = 2**31 - 1
+
+Pair = tuple[int, int]
+
+
+# --- checks that the functions share --------------------------------------------------------------------------------
+
+
+def _images(name: str, array: np.ndarray, dims: int) -> np.ndarray:
+    """View a batch, or one image or sequence, as (N, C, H, W)."""
+    check.ndim(name, array, dims + 2, dims + 1)
+    if min(array.shape[-dims - 1 :]) < 1:
+        check.fail(name, "no extent of zero but the batch's", f"shape {array.shape}")
+    batch = array if array.ndim == dims + 2 else array[None]
+    return batch if dims == 2 else batch[:, :, None, :]
+
+
+def _as_given(images: np.ndarray, given: int, dims: int) -> np.ndarray:
+    """Undo `_images` for an array that had `given` dimensions."""
+    batch = images if dims == 2 else images[:, :, 0, :]
+    return batch if given == dims + 2 else batch[0]
+
+
+def _image_shape(name: str, value: object, dims: int, given: int) -> tuple[int, int, int, int]:
+    """Check the shape of an input whose gradient has `given` dimensions, as (N, C, H, W)."""
+    size = check.shape_argument(name, value, given)
+    if min(size[-dims - 1 :]) < 1:
+        check.fail(name, "no extent of zero but the batch's", size)
+    check.fits(name, size)
+    batch = size if given == dims + 2 else (1, *size)
+    return batch if dims == 2 else (*batch[:2], 1, batch[2])
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        check.fail(name, "a bool", repr(value), TypeError)
+    return bool(value)
+
+
+def _channels_last(array: np.ndarray) -> bool:
+    """Memory order of a gradient or of what forward kept; for a single pixel, the order that it was made in."""
+    channels, height, width = array.shape[1:]
+    if height * width == 1 and channels > 1:
+        return array.strides[1] == array.itemsize and array.strides[3] == channels * array.itemsize
+    return check.is_channels_last(array)
+
+
+def _marks(name: str, array: object, dtype: type, size: tuple[int, ...], dims: int) -> np.ndarray:
+    """Check taps or indices, which have the gradient's or the values' shape, and view them as (N, C, H, W)."""
+    wanted = np.dtype(dtype)
+    if not isinstance(array, np.ndarray):
+        check.fail(name, f"a NumPy array of {wanted}", type(array).__name__, TypeError)
+    if array.dtype != wanted:
+        check.fail(name, f"an array of {wanted}", array.dtype, TypeError)
+    check.shape(name, array, size)
+    return _images(name, array if array.flags.aligned else array.copy(), dims)
+
+
+def _range(array: np.ndarray) -> str:
+    return f"values from {array.min()} to {array.max()}"
+
+
+class _Geometry(NamedTuple):
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    places: Pair
+
+    def window(self, size: tuple[int, ...], channels_last: bool) -> dict[str, int]:
+        return check.window(size, self.places, *self[:4], channels_last)
+
+
+def _geometry(size, dims, kernel_size, stride, padding, dilation=1, ceil_mode=False) -> _Geometry:
+    """Check a pooling window over (N, C, H, W) images and return its geometry."""
+    kernel = check.integers("kernel_size", kernel_size, dims, 1)
+    step = kernel if stride is None else check.integers("stride", stride, dims, 1)
+    pad = check.integers("padding", padding, dims, 0)
+    spread = check.integers("dilation", dilation, dims, 1)
+    ceil_mode = _flag("ceil_mode", ceil_mode)
+    if any(p > k // 2 for p, k in zip(pad, kernel, strict=True)):
+        check.fail("padding", f"at most half of kernel_size {kernel}", pad)
+    if math.prod(kernel) > _MOST:
+        check.fail("kernel_size", f"at most {_MOST} taps", kernel)
+    extents = size[4 - dims :]
+    axes = list(zip(extents, kernel, step, pad, spread, strict=True))
+    places = tuple(check.output_size(*axis, ceil_mode) for axis in axes)
+    if min(places) < 1:
+        check.fail("kernel_size", f"a window that fits the input's {extents} with padding {pad}", kernel)
+    if not all(_meets_input(*axis) for axis in axes):
+        check.fail("dilation", f"every window to hold an element of the input's {extents}", spread)
+    # The stride of an only place and the dilation of an only tap mean nothing, and could overflow in a kernel.
+    step = tuple(s if o > 1 else 1 for s, o in zip(step, places, strict=True))
+    spread = tuple(d if k > 1 else 1 for d, k in zip(spread, kernel, strict=True))
+    geometry = _Geometry(kernel, step, pad, spread, places)
+    if dims == 1:
+        row = (1, 1, 0, 1, 1)
+        geometry = _Geometry(*((first, *axis) for first, axis in zip(row, geometry, strict=True)))
+    check.fits("input", (*size[:2], *geometry.places))
+    return geometry
+
+
+def _meets_input(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether every window that starts in the padding has a tap inside; dilated, it can step over a short input."""
+    if dilation == 1:
+        return True
+    first_taps = ((start, -(start // dilation)) for start in range(-padding, 0, stride))
+    return all(tap < kernel and start + tap * dilation < size for start, tap in first_taps)
+
+
+# --- max-pooling ----------------------------------------------------------------------------------------------------
+
+
+def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep):
+    """Return the maxima, and what `keep` names: 'taps', 'indices' or None."""
+    (input,) = check.floats(input=input)
+    images = _images("input", input, dims)
+    geometry = _geometry(images.shape, dims, kernel_size, stride, padding, dilation, ceil_mode)
+    if keep == "indices" and images.shape[2] * images.shape[3] > _MOST:
+        check.fail("input", f"planes of at most {_MOST} elements where indices are asked for", f"shape {input.shape}")
+    images, channels_last = check.ordered(images)
+    window = geometry.window(images.shape, channels_last)
+    size = (*images.shape[:2], *geometry.places)
+    output = check.empty(size, images.dtype, channels_last)
+    if keep is None:
+        if output.size:
+            _pooling.max_pool_values(images, output, window)
+        return _as_given(output, input.ndim, dims)
+    dtype = _taps_dtype(geometry) if keep == "taps" else np.int64
+    marks = check.empty(size, dtype, channels_last)
+    if output.size:
+        _pooling.max_pool(images, output, marks, window)
+    return _as_given(output, input.ndim, dims), _as_given(marks, input.ndim, dims)
+
+
+def _taps_dtype(geometry: _Geometry) -> type:
+    return np.uint8 if math.prod(geometry.kernel) <= 256 else np.int32
+
+
+def _index_window(size, places, channels_last):
+    """Geometry of what follows indices: no window, only the sizes of both planes."""
+    one = (1, 1)
+    return check.window(size, places, one, one, (0, 0), one, channels_last)
+
+
+def _add_at(grad_output, indices, input_shape, dims):
+    (grad_output,) = check.floats(grad_output=grad_output)
+    grads = _images("grad_output", grad_output, dims)
+    size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
+    if grads.shape[:2] != size[:2]:
+        check.fail("grad_output", f"the images and channels of input_shape {tuple(input_shape)}", grad_output.shape)
+    return _scatter(grads, indices, size, grad_output.ndim, dims, add=True)
+
+
+def _scatter(values, indices, size, given, dims, add):
+    """Lay values (N, C, H, W) out by their indices, in planes of `size`."""
+    indices = _marks("indices", indices, np.int64, _as_given(values, given, dims).shape, dims)
+    indices, channels_last = check.ordered(indices, _channels_last(indices))
+    values, _ = check.ordered(values, channels_last)
+    planes = check.empty(size, values.dtype, channels_last)
+    window = _index_window(size, values.shape[2:], channels_last)
+    if planes.size and not _pooling.scatter(values, indices, planes, window, add):
+        check.fail("indices", f"places in the plane, 0 to {size[2] * size[3] - 1}", _range(indices))
+    return _as_given(planes, given, dims)
+
+
+def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """Take the maximum of each window of a sequence.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, L) or (C, L)
+        float32 or float64, in either memory order.
+    kernel_size : int
+        Taps of the window.
+    stride : int, optional
+        Step from one window to the next; `kernel_size` if not given.
+    padding : int
+        Places before and after the sequence where a window may lie but finds nothing; at most half of `kernel_size`.
+    dilation : int
+        Step from one tap to the next.
+    ceil_mode : bool
+        Keep a last window that overhangs the end, unless it would start in the padding there.
+    return_indices : bool
+        Return where each maximum was as well.
+
+    Returns
+    -------
+    output : ndarray of shape (N, C, Lout) or (C, Lout)
+        In the memory order of `input`.
+    indices : ndarray of int64, of the same shape
+        Place of the maximum in its sequence, only with `return_indices`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Notes
+    -----
+    The first maximum wins; a NaN counts as the maximum. Padding is never chosen, not even where all else is -inf.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.max_pool1d(np.array([[[3., 1., 4., 1., 5.]]]), 2, ceil_mode=True, return_indices=True)
+    (array([[[3., 4., 5.]]]), array([[[0, 2, 4]]]))
+    """
+    keep = "indices" if _flag("return_indices", return_indices) else None
+    return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep)
+
+
+def max_pool1d_backward(grad_output, indices, input_shape):
+    """Return the gradient of the input of `max_pool1d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Lout) or (C, Lout)
+        float32 or float64.
+    indices : ndarray of int64, of the same shape
+        As `max_pool1d` returned them.
+    input_shape : tuple of int
+        (N, C, L) or (C, L).
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each element holds the sum of the gradients of the windows that it won. In the memory order of `indices`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> output, indices = F.max_pool1d(np.array([[1., 5., 2.]]), 2, stride=1, return_indices=True)
+    >>> F.max_pool1d_backward(np.array([[10., 20.]]), indices, (1, 3))
+    array([[ 0., 30.,  0.]])
+    """
+    return _add_at(grad_output, indices, input_shape, 1)
+
+
+def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """Take the maximum of each window of an image.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64, in either memory order.
+    kernel_size : int or pair of int
+        Taps of the window as (height, width); an int stands for both, here and below.
+    stride : int or pair of int, optional
+        Steps from one window to the next; `kernel_size` if not given.
+    padding : int or pair of int
+        Places around the image where a window may lie but finds nothing; at most half of `kernel_size`.
+    dilation : int or pair of int
+        Steps from one tap to the next.
+    ceil_mode : bool
+        Keep last windows that overhang the edge, unless they would start in the padding there.
+    return_indices : bool
+        Return where each maximum was as well.
+
+    Returns
+    -------
+    output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        In the memory order of `input`.
+    indices : ndarray of int64, of the same shape
+        Place of the maximum in its plane, row * W + column, only with `return_indices`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    See Also
+    --------
+    max_pool2d_taps : keeps a byte for each output where indices take eight.
+
+    Notes
+    -----
+    The first maximum in row-major order wins; a NaN counts as the maximum. Padding is never chosen, not even where all
+    else is -inf, so an index always names an element.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.array([[[1., 5., 0.], [5., 2., 7.]]])
+    >>> F.max_pool2d(image, 2, stride=1, return_indices=True)
+    (array([[[5., 7.]]]), array([[[1, 5]]]))
+    """
+    keep = "indices" if _flag("return_indices", return_indices) else None
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep)
+
+
+def max_pool2d_backward(grad_output, indices, input_shape):
+    """Return the gradient of the input of `max_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        float32 or float64.
+    indices : ndarray of int64, of the same shape
+        As `max_pool2d` returned them.
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each element holds the sum of the gradients of the windows that it won. In the memory order of `indices`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.array([[[1., 5., 0.], [3., 2., 4.]]])
+    >>> output, indices = F.max_pool2d(image, 2, stride=1, return_indices=True)
+    >>> F.max_pool2d_backward(np.array([[[10., 20.]]]), indices, image.shape)
+    array([[[ 0., 30.,  0.],
+            [ 0.,  0.,  0.]]])
+    """
+    return _add_at(grad_output, indices, input_shape, 2)
+
+
+def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Take the maximum of each window, and keep which tap of its window it was: `max_pool2d` for training.
+
+    Parameters
+    ----------
+    input, kernel_size, stride, padding, dilation, ceil_mode
+        As of `max_pool2d`.
+
+    Returns
+    -------
+    output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        In the memory order of `input`.
+    taps : ndarray of uint8, of the same shape and memory order
+        Number of the maximum in its window, i * kw + j; int32 where the window has more than 256 taps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.max_pool2d_taps(np.array([[[1., 5., 0.], [3., 2., 4.]]]), 2, stride=1)
+    (array([[[5., 5.]]]), array([[[1, 0]]], dtype=uint8))
+    """
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, "taps")
+
+
+def max_pool2d_taps_backward(
+    grad_output, taps, input_shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
+):
+    """Return the gradient of the input of `max_pool2d_taps`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        float32 or float64.
+    taps : ndarray of uint8 or int32, of the same shape
+        As `max_pool2d_taps` returned them.
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+    kernel_size, stride, padding, dilation, ceil_mode
+        As of the forward pass.
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each element holds the sum of the gradients of the windows that it won. In the memory order of `taps`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.array([[[1., 5., 0.], [3., 2., 4.]]])
+    >>> output, taps = F.max_pool2d_taps(image, 2, stride=1)
+    >>> F.max_pool2d_taps_backward(np.array([[[10., 20.]]]), taps, image.shape, 2, stride=1)
+    array([[[ 0., 30.,  0.],
+            [ 0.,  0.,  0.]]])
+    """
+    (grad_output,) = check.floats(grad_output=grad_output)
+    grads = _images("grad_output", grad_output, 2)
+    size = _image_shape("input_shape", input_shape, 2, grad_output.ndim)
+    geometry = _geometry(size, 2, kernel_size, stride, padding, dilation, ceil_mode)
+    check.shape("grad_output", grad_output, (*size[:2], *geometry.places)[4 - grad_output.ndim :])
+    taps = _marks("taps", taps, _taps_dtype(geometry), grad_output.shape, 2)
+    taps, channels_last = check.ordered(taps, _channels_last(taps))
+    grads, _ = check.ordered(grads, channels_last)
+    grad_input = check.empty(size, grads.dtype, channels_last)
+    if grad_input.size and not _pooling.max_pool_taps_backward(
+        grads, taps, grad_input, geometry.window(size, channels_last)
+    ):
+        wanted = f"taps inside the input, of windows of {math.prod(geometry.kernel)}"
+        check.fail("taps", wanted, f"one that is not, among {_range(taps)}")
+    return _as_given(grad_input, grad_output.ndim, 2)
+
+
+# --- max-unpooling --------------------------------------------------------------------------------------------------
+
+
+def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size):
+    (input,) = check.floats(input=input)
+    images = _images("input", input, dims)
+    kernel = check.integers("kernel_size", kernel_size, dims, 1)
+    step = kernel if stride is None else check.integers("stride", stride, dims, 1)
+    pad = check.integers("padding", padding, dims, 0)
+    usual = tuple(
+        (n - 1) * s - 2 * p + k for n, s, p, k in zip(images.shape[4 - dims :], step, pad, kernel, strict=True)
+    )
+    if output_size is None:
+        if min(usual) < 1:
+            check.fail("padding", f"a positive output size, where kernel_size and stride give {usual}", pad)
+        extents = usual
+    else:
+        if isinstance(output_size, (tuple, list)) and len(output_size) == dims + 2:
+            output_size = output_size[2:]
+        extents = check.integers("output_size", output_size, dims, 1)
+        if any(not u - s < n < u + s for n, u, s in zip(extents, usual, step, strict=True)):
+            bounds = tuple((max(1, u - s + 1), u + s - 1) for u, s in zip(usual, step, strict=True))
+            check.fail("output_size", f"sizes within {bounds}", extents)
+    size = (*images.shape[:2], *((1,) * (2 - dims)), *extents)
+    check.fits("output_size", size)
+    return _scatter(images, indices, size, input.ndim, dims, add=False)
+
+
+def _max_unpool_backward(grad_output, indices, dims):
+    (grad_output,) = check.floats(grad_output=grad_output)
+    planes = _images("grad_output", grad_output, dims)
+    if isinstance(indices, np.ndarray):
+        check.ndim("indices", indices, grad_output.ndim)
+        lead = grad_output.shape[:-dims]
+        if indices.shape[:-dims] != lead:
+            check.fail("indices", f"the images and channels {lead} of grad_output", f"shape {indices.shape}")
+    indices = _marks("indices", indices, np.int64, getattr(indices, "shape", ()), dims)
+    indices, channels_last = check.ordered(indices, _channels_last(indices))
+    left = check.empty(planes.shape, planes.dtype, channels_last)  # a copy: what is taken from it is gone
+    left[...] = planes
+    grad_input = check.empty(indices.shape, planes.dtype, channels_last)
+    window = _index_window(planes.shape, indices.shape[2:], channels_last)
+    if grad_input.size and not _pooling.take(left, indices, grad_input, window):
+        check.fail("indices", f"places in the plane, 0 to {planes.shape[2] * planes.shape[3] - 1}", _range(indices))
+    return _as_given(grad_input, grad_output.ndim, dims)
+
+
+def max_unpool1d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """Put maxima back where they came from, in sequences of zeros: a partial inverse of `max_pool1d`.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, Lin) or (C, Lin)
+        float32 or float64.
+    indices : ndarray of int64, of the same shape
+        As `max_pool1d` returned them.
+    kernel_size, stride, padding : int
+        As of the pooling; they give the output's length, (Lin - 1) * stride - 2 * padding + kernel_size.
+    output_size : int or tuple of int, optional
+        That length, where the pooling left out a rest of up to stride - 1; a whole shape may be given too.
+
+    Returns
+    -------
+    ndarray of shape (N, C, L) or (C, L)
+        In the memory order of `indices`. Where an index repeats, the last value in row-major order stays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> output, indices = F.max_pool1d(np.array([[3., 1., 4., 1., 5.]]), 2, return_indices=True)
+    >>> F.max_unpool1d(output, indices, 2, output_size=5)
+    array([[3., 0., 4., 0., 0.]])
+    """
+    return _max_unpool(input, 1, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool1d_backward(grad_output, indices):
+    """Return the gradient of the input of `max_unpool1d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, L) or (C, L)
+        float32 or float64.
+    indices : ndarray of int64, of shape (N, C, Lin) or (C, Lin)
+        As given to `max_unpool1d`.
+
+    Returns
+    -------
+    ndarray of the shape of indices
+        The gradient at each index; where one repeats, 0 for all but the last, whose value alone stayed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.max_unpool1d_backward(np.array([[10., 20., 30.]]), np.array([[2, 0]]))
+    array([[30., 10.]])
+    """
+    return _max_unpool_backward(grad_output, indices, 1)
+
+
+def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """Put maxima back where they came from, in planes of zeros: a partial inverse of `max_pool2d`.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, Hin, Win) or (C, Hin, Win)
+        float32 or float64.
+    indices : ndarray of int64, of the same shape
+        As `max_pool2d` returned them.
+    kernel_size, stride, padding : int or pair of int
+        As of the pooling; they give the output's size, (Hin - 1) * stride - 2 * padding + kernel_size and alike.
+    output_size : pair of int, optional
+        That size, where the pooling left out a rest of up to stride - 1; a whole (N, C, H, W) may be given too.
+
+    Returns
+    -------
+    ndarray of shape (N, C, H, W) or (C, H, W)
+        In the memory order of `indices`. Where an index repeats, the last value in row-major order stays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.max_unpool2d(np.array([[[5., 7.]]]), np.array([[[1, 6]]]), 2)
+    array([[[0., 5., 0., 0.],
+            [0., 0., 7., 0.]]])
+    """
+    return _max_unpool(input, 2, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool2d_backward(grad_output, indices):
+    """Return the gradient of the input of `max_unpool2d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64.
+    indices : ndarray of int64, of shape (N, C, Hin, Win) or (C, Hin, Win)
+        As given to `max_unpool2d`.
+
+    Returns
+    -------
+    ndarray of the shape of indices
+        The gradient at each index; where one repeats, 0 for all but the last, whose value alone stayed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.max_unpool2d_backward(np.array([[[1., 2.], [3., 4.]]]), np.array([[[3, 0]]]))
+    array([[[4., 1.]]])
+    """
+    return _max_unpool_backward(grad_output, indices, 2)
+
+
+# --- average pooling ------------------------------------------------------------------------------------------------
+
+
+def _override(value: object) -> int:
+    """The divisor asked for, as the kernel takes it: 0 for none."""
+    if value is None:
+        return 0
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        check.fail("divisor_override", "an int other than 0", repr(value), TypeError)
+    number = operator.index(value)
+    if number == 0 or abs(number) > _MOST:
+        check.fail("divisor_override", f"an int other than 0, up to {_MOST}", repr(value))
+    return number
+
+
+def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    (input,) = check.floats(input=input)
+    images = _images("input", input, dims)
+    geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
+    rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
+    images, channels_last = check.ordered(images)
+    output = check.empty((*images.shape[:2], *geometry.places), images.dtype, channels_last)
+    if output.size:
+        _pooling.avg_pool(images, output, geometry.window(images.shape, channels_last), *rule)
+    return _as_given(output, input.ndim, dims)
+
+
+def _avg_pool_backward(
+    grad_output, dims, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+):
+    (grad_output,) = check.floats(grad_output=grad_output)
+    grads = _images("grad_output", grad_output, dims)
+    size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
+    geometry = _geometry(size, dims, kernel_size, stride, padding, 1, ceil_mode)
+    rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
+    places = geometry.places[2 - dims :]
+    check.shape("grad_output", grad_output, (*size[:2], *places)[dims + 2 - grad_output.ndim :])
+    grads, channels_last = check.ordered(grads, _channels_last(grads))
+    grad_input = check.empty(size, grads.dtype, channels_last)
+    if grad_input.size:
+        _pooling.avg_pool_backward(grads, grad_input, geometry.window(size, channels_last), *rule)
+    return _as_given(grad_input, grad_output.ndim, dims)
+
+
+def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """Take the mean of each window of a sequence.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, L) or (C, L)
+        float32 or float64, in either memory order.
+    kernel_size : int
+        Length of the window.
+    stride : int, optional
+        Step from one window to the next; `kernel_size` if not given.
+    padding : int
+        Zeros before and after the sequence; at most half of `kernel_size`.
+    ceil_mode : bool
+        Keep a last window that overhangs the end, unless it would start in the padding there.
+    count_include_pad : bool
+        Count the padding in what the sum is divided by. What a window overhangs beyond it never counts.
+
+    Returns
+    -------
+    ndarray of shape (N, C, Lout) or (C, Lout)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.avg_pool1d(np.array([[1., 3., 5.]]), 2, ceil_mode=True)
+    array([[2., 5.]])
+    """
+    return _avg_pool(input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+def avg_pool1d_backward(
+    grad_output, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True
+):
+    """Return the gradient of the input of `avg_pool1d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Lout) or (C, Lout)
+        float32 or float64.
+    input_shape : tuple of int
+        (N, C, L) or (C, L).
+    kernel_size, stride, padding, ceil_mode, count_include_pad
+        As of the forward pass.
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each window's gradient, over its divisor, added to all its elements. In the memory order of `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.avg_pool1d_backward(np.array([[2., 6.]]), (1, 3), 2, stride=1)
+    array([[1., 4., 3.]])
+    """
+    return _avg_pool_backward(
+        grad_output, 1, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, None
+    )
+
+
+def avg_pool2d(
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    """Take the mean of each window of an image.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64, in either memory order.
+    kernel_size : int or pair of int
+        Extents of the window as (height, width); an int stands for both, here and below.
+    stride : int or pair of int, optional
+        Steps from one window to the next; `kernel_size` if not given.
+    padding : int or pair of int
+        Zeros around the image; at most half of `kernel_size`.
+    ceil_mode : bool
+        Keep last windows that overhang the edge, unless they would start in the padding there.
+    count_include_pad : bool
+        Count the padding in what a sum is divided by. What a window overhangs beyond it never counts.
+    divisor_override : int, optional
+        Divide every sum by this instead.
+
+    Returns
+    -------
+    ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.array([[[4., 8.], [0., 12.]]])
+    >>> F.avg_pool2d(image, 2)
+    array([[[6.]]])
+    >>> F.avg_pool2d(image, 2, padding=1, count_include_pad=False)
+    array([[[ 4.,  8.],
+            [ 0., 12.]]])
+    """
+    return _avg_pool(input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool2d_backward(
+    grad_output,
+    input_shape,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+):
+    """Return the gradient of the input of `avg_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        float32 or float64.
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        As of the forward pass.
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each window's gradient, over its divisor, added to all its elements. In the memory order of `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.avg_pool2d_backward(np.array([[[8.]]]), (1, 2, 2), 2)
+    array([[[2., 2.],
+            [2., 2.]]])
+    """
+    return _avg_pool_backward(
+        grad_output, 2, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+# --- adaptive average pooling ---------------------------------------------------------------------------------------
+
+
+def _adaptive_avg_pool(input, dims, output_size):
+    (input,) = check.floats(input=input)
+    images = _images("input", input, dims)
+    if dims == 2 and isinstance(output_size, (tuple, list)) and len(output_size) == 2:
+        output_size = tuple(n if o is None else o for n, o in zip(images.shape[2:], output_size, strict=True))
+    extents = check.integers("output_size", output_size, dims, 1)
+    size = (*images.shape[:2], *((1,) * (2 - dims)), *extents)
+    check.fits("output_size", size)
+    images, channels_last = check.ordered(images)
+    output = check.empty(size, images.dtype, channels_last)
+    if output.size:
+        _pooling.adaptive_avg_pool(images, output, _index_window(images.shape, size[2:], channels_last))
+    return _as_given(output, input.ndim, dims)
+
+
+def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
+    (grad_output,) = check.floats(grad_output=grad_output)
+    grads = _images("grad_output", grad_output, dims)
+    size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
+    if grads.shape[:2] != size[:2]:
+        check.fail("grad_output", f"the images and channels of input_shape {tuple(input_shape)}", grad_output.shape)
+    grads, channels_last = check.ordered(grads, _channels_last(grads))
+    grad_input = check.empty(size, grads.dtype, channels_last)
+    if grad_input.size:
+        _pooling.adaptive_avg_pool_backward(grads, grad_input, _index_window(size, grads.shape[2:], channels_last))
+    return _as_given(grad_input, grad_output.ndim, dims)
+
+
+def adaptive_avg_pool1d(input, output_size):
+    """Take the means of `output_size` windows that cover a sequence evenly.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, L) or (C, L)
+        float32 or float64, in either memory order.
+    output_size : int
+        Number of windows; window i covers elements floor(i * L / output_size) to ceil((i + 1) * L / output_size).
+
+    Returns
+    -------
+    ndarray of shape (N, C, output_size) or (C, output_size)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.adaptive_avg_pool1d(np.array([[1., 2., 3., 4., 5.]]), 2)
+    array([[2., 4.]])
+    """
+    return _adaptive_avg_pool(input, 1, output_size)
+
+
+def adaptive_avg_pool1d_backward(grad_output, input_shape):
+    """Return the gradient of the input of `adaptive_avg_pool1d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Lout) or (C, Lout)
+        float32 or float64.
+    input_shape : tuple of int
+        (N, C, L) or (C, L).
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each window's gradient shared out equally over its elements. In the memory order of `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.adaptive_avg_pool1d_backward(np.array([[3., 6.]]), (1, 5))
+    array([[1., 1., 3., 2., 2.]])
+    """
+    return _adaptive_avg_pool_backward(grad_output, 1, input_shape)
+
+
+def adaptive_avg_pool2d(input, output_size):
+    """Take the means of windows that cover an image evenly; with an output size of 1, of the whole image.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64, in either memory order.
+    output_size : int or pair of int or None
+        Height and width of the output; an int stands for both, None in a pair for the input's own. Row y covers rows
+        floor(y * H / height) to ceil((y + 1) * H / height) of the input, and columns alike.
+
+    Returns
+    -------
+    ndarray of shape (N, C, height, width) or (C, height, width)
+        In the memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> image = np.arange(6.).reshape(1, 2, 3)
+    >>> F.adaptive_avg_pool2d(image, 1)
+    array([[[2.5]]])
+    >>> F.adaptive_avg_pool2d(image, (None, 1))
+    array([[[1.],
+            [4.]]])
+    """
+    return _adaptive_avg_pool(input, 2, output_size)
+
+
+def adaptive_avg_pool2d_backward(grad_output, input_shape):
+    """Return the gradient of the input of `adaptive_avg_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
+        float32 or float64.
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        Each window's gradient shared out equally over its elements. In the memory order of `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.adaptive_avg_pool2d_backward(np.array([[[8.]]]), (1, 2, 2))
+    array([[[2., 2.],
+            [2., 2.]]])
+    """
+    return _adaptive_avg_pool_backward(grad_output, 2, input_shape)

@@ -1,0 +1,164 @@
+/* The lanes of pooling for each instruction set: pool_lanes.h with 16, 32 and 64 byte vectors. */
+#include "pool.h"
+
+#include <string.h>
+
+#define GLUE_(a, b) a##b
+#define GLUE(a, b) GLUE_(a, b)
+#define NAME(x) GLUE(GLUE(x, _), SUFFIX)
+#define VEC NAME(vec)
+#define INTS NAME(ints)
+#define INLINE static inline __attribute__((always_inline))
+
+#define PICK2(p, step) (p)[0], (p)[step]
+#define PICK4(p, step) PICK2(p, step), PICK2((p) + 2 * (step), step)
+#define PICK8(p, step) PICK4(p, step), PICK4((p) + 4 * (step), step)
+#define PICK16(p, step) PICK8(p, step), PICK8((p) + 8 * (step), step)
+
+#define TABLE(name) {#name, max_##name##_f32, route_##name##_f32, mean_##name##_f32, \
+                     max_##name##_f64, route_##name##_f64, mean_##name##_f64}
+
+/* --- any CPU ------------------------------------------------------------------------------------------------------ */
+
+#define T float
+#define I int32_t
+#define LANES 4
+#define SUFFIX generic_f32
+#define LOAD_PART(p, count) ((VEC){(p)[0], (count) > 1 ? (p)[1] : 0, (count) > 2 ? (p)[2] : 0, 0})
+#define STORE_PART(p, value, count) for (ptrdiff_t i_ = 0; i_ < (count); i_++) (p)[i_] = (value)[i_]
+#define PICK PICK4
+#define WIDEN(p) ((INTS){PICK4(p, 1)})
+#define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
+#include "pool_lanes.h"
+
+#define T double
+#define I int64_t
+#define LANES 2
+#define SUFFIX generic_f64
+#define LOAD_PART(p, count) ((VEC){(p)[0], 0})
+#define STORE_PART(p, value, count) ((p)[0] = (value)[0])
+#define PICK PICK2
+#define WIDEN(p) ((INTS){PICK2(p, 1)})
+#define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
+#include "pool_lanes.h"
+
+static const fastcnn_pool pool_generic = TABLE(generic);
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#define FASTCNN_X86 1
+#include <immintrin.h>
+
+/* --- AVX2 --------------------------------------------------------------------------------------------------------- */
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+
+/* The first `count` lanes set, read from the middle of a row of ones and zeros. */
+static const int32_t mask32[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+static const int64_t mask64[8] = {-1, -1, -1, -1};
+#define MASK32(count) _mm256_loadu_si256((const __m256i_u *)(mask32 + 8 - (count)))
+#define MASK64(count) _mm256_loadu_si256((const __m256i_u *)(mask64 + 4 - (count)))
+
+static inline __m256i bytes_to_64(const uint8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, 4);
+    return _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+}
+
+static inline void bytes_from_32(uint8_t *p, __m256i value) {
+    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
+    _mm_storel_epi64((__m128i_u *)p, _mm_packus_epi16(pairs, pairs));
+}
+
+static inline void bytes_from_64(uint8_t *p, __m256i value) {
+    const __m128i low = _mm256_castsi256_si128(value), high = _mm256_extracti128_si256(value, 1);
+    const __m128i bytes = _mm_shuffle_epi8(_mm_or_si128(low, _mm_slli_si128(high, 1)), _mm_setr_epi8(
+        0, 8, 1, 9, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+    const int32_t four = _mm_cvtsi128_si32(bytes);
+    memcpy(p, &four, 4);
+}
+
+#define T float
+#define I int32_t
+#define LANES 8
+#define SUFFIX avx2_f32
+#define LOAD_PART(p, count) _mm256_maskload_ps(p, MASK32(count))
+#define STORE_PART(p, value, count) _mm256_maskstore_ps(p, MASK32(count), (__m256)(value))
+#define PICK PICK8
+#define WIDEN(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)(p)))
+#define NARROW(p, value) bytes_from_32(p, (__m256i)(value))
+#include "pool_lanes.h"
+
+#define T double
+#define I int64_t
+#define LANES 4
+#define SUFFIX avx2_f64
+#define LOAD_PART(p, count) _mm256_maskload_pd(p, MASK64(count))
+#define STORE_PART(p, value, count) _mm256_maskstore_pd(p, MASK64(count), (__m256d)(value))
+#define PICK PICK4
+#define WIDEN(p) bytes_to_64(p)
+#define NARROW(p, value) bytes_from_64(p, (__m256i)(value))
+#include "pool_lanes.h"
+
+static const fastcnn_pool pool_avx2 = TABLE(avx2);
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+/* --- AVX-512 ------------------------------------------------------------------------------------------------------ */
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512")
+#endif
+
+#define MASK(count) ((1u << (count)) - 1)
+
+#define T float
+#define I int32_t
+#define LANES 16
+#define SUFFIX avx512_f32
+#define LOAD_PART(p, count) _mm512_maskz_loadu_ps((__mmask16)MASK(count), p)
+#define STORE_PART(p, value, count) _mm512_mask_storeu_ps(p, (__mmask16)MASK(count), (__m512)(value))
+#define PICK PICK16
+#define WIDEN(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)(p)))
+#define NARROW(p, value) _mm_storeu_si128((__m128i_u *)(p), _mm512_cvtepi32_epi8((__m512i)(value)))
+#include "pool_lanes.h"
+
+#define T double
+#define I int64_t
+#define LANES 8
+#define SUFFIX avx512_f64
+#define LOAD_PART(p, count) _mm512_maskz_loadu_pd((__mmask8)MASK(count), p)
+#define STORE_PART(p, value, count) _mm512_mask_storeu_pd(p, (__mmask8)MASK(count), (__m512d)(value))
+#define PICK PICK8
+#define WIDEN(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i_u *)(p)))
+#define NARROW(p, value) _mm_storel_epi64((__m128i_u *)(p), _mm512_cvtepi64_epi8((__m512i)(value)))
+#include "pool_lanes.h"
+
+static const fastcnn_pool pool_avx512 = TABLE(avx512);
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+const fastcnn_pool *fastcnn_pool_for(const char *name) {
+#ifdef FASTCNN_X86
+    if (!strcmp(name, "avx2")) return &pool_avx2;
+    if (strcmp(name, "generic")) return &pool_avx512; /* and what comes above it */
+#endif
+    (void)name;
+    return &pool_generic;
+}

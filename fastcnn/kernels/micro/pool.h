@@ -1,0 +1,42 @@
+/* The lanes of pooling: what a run of equal windows computes, and the table that each instruction set fills.
+
+   One source, pool_lanes.h, is compiled by pool.c once for each instruction set. Everything above this folder is
+   portable. */
+#ifndef FASTCNN_POOL_H
+#define FASTCNN_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A run: `places` equal places of a row, at each of which `lanes` lanes do the same. Lane l of place x writes element
+   x*place_out + l*lane_out and reads rows x columns elements, (i, j) of which is at
+   first + x*place_in + l*lane_in + i*row_step + j*column_step and is numbered tag + i*row_tag + j*column_tag.
+   Channels-last: the lanes are channels. NCHW: one place, and the lanes are columns. */
+typedef struct {
+    ptrdiff_t first, rows, columns, row_step, column_step;
+    ptrdiff_t lanes, lane_in, lane_out;
+    ptrdiff_t places, place_in, place_out;
+    ptrdiff_t tag, row_tag, column_tag;
+    ptrdiff_t lane_tag, place_tag; /* what a lane and a place add to the numbers that are stored */
+} fastcnn_run;
+
+/* max:   output = the first of the largest elements, any NaN larger than every number; tags (of `tag_bytes` 1, 4 or 8,
+          not read where 0) = its number. lane_out is 1.
+   route: output = the sum of those elements of grad whose element of taps (of `tap_bytes` 1 or 4) is their own number.
+          lane_in is 1.
+   mean:  output = the sum of the elements / divisor, added to what output holds where `add` is not 0. */
+#define FASTCNN_POOL(T, suffix)                                                                                       \
+    void (*max_##suffix)(const fastcnn_run *run, const T *source, T *output, void *tags, int tag_bytes);              \
+    void (*route_##suffix)(const fastcnn_run *run, const T *grad, const void *taps, int tap_bytes, T *output);        \
+    void (*mean_##suffix)(const fastcnn_run *run, const T *source, T *output, ptrdiff_t divisor, int add)
+
+typedef struct {
+    const char *name;
+    FASTCNN_POOL(float, f32);
+    FASTCNN_POOL(double, f64);
+} fastcnn_pool;
+
+/* The table of the instruction set that isa.pyx calls `name`. */
+const fastcnn_pool *fastcnn_pool_for(const char *name);
+
+#endif

@@ -1,0 +1,562 @@
+"""Max-pooling, its inverse, and average pooling, over windows or over an even partition.
+
+A row of what a pass writes is cut into runs (micro/pool.h): neighbouring places that read the same elements, relative
+to the place. Windows that the border cuts off are runs of one place; the others of a row are one run together. The
+lanes that the register loops fill are channels (channels-last) or the places of a run (NCHW).
+
+Forward, a place is an output and reads the taps of its window. Backward, a place is an input pixel and reads the
+windows that it lies in: the pixels of one phase of the stride, w, w + sw, w + 2*sw, .., lie in the same ones,
+relatively, and are a run. So every element is written once, a sum in a fixed order, and nothing is scattered.
+
+Ownership: a task is one row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes
+it. Only `scatter` and `take` follow indices, which may point anywhere in a plane: there a task is a whole plane, or 16
+channels of an image, and goes through its indices in row-major order.
+"""
+
+from cython cimport floating
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from .geometry cimport Window, end_inside, first_inside
+from .isa cimport micro
+from .threads cimport threads_for
+
+
+cdef extern from "micro/pool.h" nogil:
+    ctypedef struct Run "fastcnn_run":
+        Py_ssize_t first, rows, columns, row_step, column_step
+        Py_ssize_t lanes, lane_in, lane_out
+        Py_ssize_t places, place_in, place_out
+        Py_ssize_t tag, row_tag, column_tag
+        Py_ssize_t lane_tag, place_tag
+
+    ctypedef struct Lanes "fastcnn_pool":
+        void (*max_f32)(const Run*, const float*, float*, void*, int) noexcept nogil
+        void (*max_f64)(const Run*, const double*, double*, void*, int) noexcept nogil
+        void (*route_f32)(const Run*, const float*, const void*, int, float*) noexcept nogil
+        void (*route_f64)(const Run*, const double*, const void*, int, double*) noexcept nogil
+        void (*mean_f32)(const Run*, const float*, float*, Py_ssize_t, int) noexcept nogil
+        void (*mean_f64)(const Run*, const double*, double*, Py_ssize_t, int) noexcept nogil
+
+    const Lanes* fastcnn_pool_for(const char* isa)
+
+
+# Channels of an image that one task of `scatter` and `take` owns: a cache line of float32.
+cdef Py_ssize_t BLOCK = 16
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+cdef inline bint _channel_lanes(const Window* g) noexcept nogil:
+    """Whether lanes are channels. One channel is the same bytes in both orders, and then columns fill the lanes."""
+    return g.channels_last and g.c > 1
+
+
+cdef inline Py_ssize_t _planes(const Window* g) noexcept nogil:
+    return g.n if _channel_lanes(g) else g.n * g.c
+
+
+cdef inline Py_ssize_t _pixel(const Window* g) noexcept nogil:
+    """Elements from one column to the next."""
+    return g.c if _channel_lanes(g) else 1
+
+
+cdef inline void _spread(Run* run, Py_ssize_t count, Py_ssize_t step_in, Py_ssize_t step_out,
+                         const Window* g) noexcept nogil:
+    """Let `run` cover `count` places, step_in columns apart in what is read and step_out in what is written."""
+    if _channel_lanes(g):
+        run.lanes, run.lane_in, run.lane_out = g.c, 1, 1
+        run.places, run.place_in, run.place_out = count, step_in * g.c, step_out * g.c
+    else:
+        run.lanes, run.lane_in, run.lane_out = count, step_in, step_out
+        run.places, run.place_in, run.place_out = 1, 0, 0
+    run.lane_tag = run.place_tag = 0
+
+
+cdef struct Inner:
+    # Along one axis, the windows from `first` up to `end` lie wholly inside the image.
+    Py_ssize_t first, end
+
+
+cdef inline Inner _inner_columns(const Window* g) noexcept nogil:
+    cdef Inner inner
+    inner.first = min(first_inside(-g.pw, g.sw), g.ow)
+    inner.end = end_inside((g.kw - 1) * g.dw - g.pw, g.sw, g.ow, g.w)
+    return inner
+
+
+cdef inline Inner _inner_rows(const Window* g) noexcept nogil:
+    cdef Inner inner
+    inner.first = min(first_inside(-g.ph, g.sh), g.oh)
+    inner.end = end_inside((g.kh - 1) * g.dh - g.ph, g.sh, g.oh, g.h)
+    return inner
+
+
+cdef struct Cover:
+    # Along one axis, the `count` windows that hold a pixel: first, first + step, .. The pixel is tap number `tap` of
+    # the first, and tap_step more of each that follows.
+    Py_ssize_t first, step, count, tap, tap_step
+
+
+cdef inline Cover _cover(Py_ssize_t pixel, Py_ssize_t kernel, Py_ssize_t stride, Py_ssize_t padding,
+                         Py_ssize_t dilation, Py_ssize_t places) noexcept nogil:
+    cdef Cover cover
+    cdef Py_ssize_t at = pixel + padding
+    cdef Py_ssize_t last = min(at // stride, places - 1)
+    cdef Py_ssize_t divisor = stride, rest = dilation
+    cover.first = first_inside((kernel - 1) * dilation - at, stride)
+    while cover.first <= last and (at - cover.first * stride) % dilation:
+        cover.first += 1
+    while rest:  # Euclid
+        divisor, rest = rest, divisor % rest
+    cover.step = dilation // divisor
+    cover.count = (last - cover.first) // cover.step + 1 if cover.first <= last else 0
+    cover.tap = (at - cover.first * stride) // dilation
+    cover.tap_step = -(stride // divisor)
+    return cover
+
+
+cdef inline Py_ssize_t _alike(Py_ssize_t column, Inner inner, const Window* g) noexcept nogil:
+    """How many of the pixels column, column + sw, .. lie in inner windows alone, each one window on; at least 1."""
+    cdef Py_ssize_t at = column + g.pw
+    if at - (g.kw - 1) * g.dw <= (inner.first - 1) * g.sw:
+        return 1
+    return max(1, min(inner.end - at // g.sw, (g.w - 1 - column) // g.sw + 1))
+
+
+# --- max-pooling -----------------------------------------------------------------------------------------------------
+
+
+cdef struct Taps:
+    # The real taps of a window, those that read no padding: rows from i, columns from j. The first of them is at `row`,
+    # `column` of the image, and the same holds for `count` places from this one on.
+    Py_ssize_t i, j, rows, columns, row, column, count
+
+
+cdef inline Taps _taps(Py_ssize_t y, Py_ssize_t x, Inner inner, const Window* g) noexcept nogil:
+    cdef Taps taps
+    cdef Py_ssize_t top = y * g.sh - g.ph, left = x * g.sw - g.pw
+    taps.i = first_inside(top, g.dh)
+    taps.rows = end_inside(top, g.dh, g.kh, g.h) - taps.i
+    taps.row = top + taps.i * g.dh
+    if inner.first <= x < inner.end:
+        taps.j = 0
+        taps.columns = g.kw
+        taps.count = inner.end - x
+    else:
+        taps.j = first_inside(left, g.dw)
+        taps.columns = end_inside(left, g.dw, g.kw, g.w) - taps.j
+        taps.count = 1
+    taps.column = left + taps.j * g.dw
+    return taps
+
+
+cdef inline void _max_row(const floating* input, floating* output, tag_t* tags, Py_ssize_t y, Inner inner,
+                          const Window* g, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), x = 0
+    cdef Taps taps
+    cdef Run run
+    cdef tag_t* to
+    cdef int tag_bytes = 0 if tags is NULL else sizeof(tag_t)
+    while x < g.ow:
+        taps = _taps(y, x, inner, g)
+        run.first = (taps.row * g.w + taps.column) * pixel
+        run.rows, run.columns = taps.rows, taps.columns
+        run.row_step, run.column_step = g.dh * g.w * pixel, g.dw * pixel
+        _spread(&run, taps.count, g.sw, 1, g)
+        if tag_t is int64_t:
+            run.tag, run.row_tag, run.column_tag = taps.row * g.w + taps.column, g.dh * g.w, g.dw
+            if _channel_lanes(g):
+                run.place_tag = g.sw
+            else:
+                run.lane_tag = g.sw
+        else:
+            run.tag, run.row_tag, run.column_tag = taps.i * g.kw + taps.j, g.kw, 1
+        to = tags if tags is NULL else tags + x * pixel
+        if floating is float:
+            lanes.max_f32(&run, input, output + x * pixel, to, tag_bytes)
+        else:
+            lanes.max_f64(&run, input, output + x * pixel, to, tag_bytes)
+        x += taps.count
+
+
+cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g) noexcept nogil:
+    """output (n, c, oh, ow), and what is kept for the backward pass in `tags` of that shape, unless it is NULL.
+
+    Every window must hold an element of the input. Planes for indices must have fewer than 2**31 elements.
+    """
+    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
+    cdef Py_ssize_t work = tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
+    cdef Inner inner = _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, work)):
+        _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
+                 task % g.oh, inner, g, lanes)
+
+
+cdef inline Py_ssize_t _wrong_taps_row(const tap_t* taps, Py_ssize_t y, Inner inner, const Window* g) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), x = 0, k, wrong = 0
+    cdef Taps real
+    cdef int32_t start, end
+    cdef uint32_t missed
+    while x < g.ow:
+        real = _taps(y, x, inner, g)
+        start, end = <int32_t>(real.i * g.kw), <int32_t>((real.i + real.rows) * g.kw)
+        missed = 0
+        for k in range(x * pixel, (x + real.count) * pixel):
+            missed |= (<int32_t>taps[k] < start) | (<int32_t>taps[k] >= end)
+        if real.columns < g.kw:
+            for k in range(x * pixel, (x + 1) * pixel):
+                missed |= taps[k] % g.kw < real.j or taps[k] % g.kw >= real.j + real.columns
+        wrong += missed
+        x += real.count
+    return wrong
+
+
+cdef Py_ssize_t wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil:
+    """How many runs of places hold a tap that is not of their window, or in the padding; 0 if all taps are right."""
+    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), wrong = 0
+    cdef Inner inner = _inner_columns(g)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line)):
+        wrong += _wrong_taps_row(taps + task * line, task % g.oh, inner, g)
+    return wrong
+
+
+cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floating* grad_input, Py_ssize_t row,
+                            Inner inner, const Window* g, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), phase, column, count
+    cdef Cover rows = _cover(row, g.kh, g.sh, g.ph, g.dh, g.oh), columns
+    cdef Run run
+    for phase in range(min(g.sw, g.w)):
+        column = phase
+        while column < g.w:
+            columns = _cover(column, g.kw, g.sw, g.pw, g.dw, g.ow)
+            count = _alike(column, inner, g)
+            run.first = (rows.first * g.ow + columns.first) * pixel
+            run.rows, run.columns = rows.count, columns.count
+            run.row_step, run.column_step = rows.step * g.ow * pixel, columns.step * pixel
+            run.tag = rows.tap * g.kw + columns.tap
+            run.row_tag, run.column_tag = rows.tap_step * g.kw, columns.tap_step
+            _spread(&run, count, 1, g.sw, g)
+            if floating is float:
+                lanes.route_f32(&run, grad_output, taps, sizeof(tap_t), grad_input + column * pixel)
+            else:
+                lanes.route_f64(&run, grad_output, taps, sizeof(tap_t), grad_input + column * pixel)
+            column += count * g.sw
+
+
+cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
+                                     const Window* g) noexcept nogil:
+    """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is."""
+    cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
+    cdef Inner inner = _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + g.n * g.c * plane)):
+        _route_row(grad_output + task // g.h * plane, taps + task // g.h * plane, grad_input + task * line,
+                   task % g.h, inner, g, lanes)
+
+
+# --- indices ---------------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t _blocks(const Window* g) noexcept nogil:
+    """Tasks of an image or plane: blocks of channels, or the plane."""
+    return (g.c + BLOCK - 1) // BLOCK if _channel_lanes(g) else 1
+
+
+cdef inline Py_ssize_t _scatter_block(const floating* values, const int64_t* indices, floating* planes,
+                                      Py_ssize_t channels, const Window* g, bint add) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), area = g.h * g.w, place, k, wrong = 0
+    cdef int64_t index
+    for place in range(area):
+        for k in range(channels):
+            planes[place * pixel + k] = 0
+    for place in range(g.oh * g.ow):
+        for k in range(channels):
+            index = indices[k]
+            if <uint64_t>index >= <uint64_t>area:
+                wrong += 1
+            elif add:
+                planes[index * pixel + k] += values[k]
+            else:
+                planes[index * pixel + k] = values[k]
+        values += pixel
+        indices += pixel
+    return wrong
+
+
+cdef Py_ssize_t scatter_ptr(const floating* values, const int64_t* indices, floating* planes, const Window* g,
+                            bint add) noexcept nogil:
+    """Put (or, with `add`, add up) values (n, c, oh, ow) where their indices say, in planes (n, c, h, w) of zeros.
+
+    The last in row-major order wins where one index repeats. Returns how many indices lie outside the plane; they are
+    passed over.
+    """
+    cdef Py_ssize_t blocks = _blocks(g), task, tasks = _planes(g) * blocks, wrong = 0, lane
+    cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * (small + large))):
+        lane = task % blocks * BLOCK
+        wrong += _scatter_block(values + task // blocks * small + lane, indices + task // blocks * small + lane,
+                                planes + task // blocks * large + lane, min(BLOCK, _pixel(g) - lane), g, add)
+    return wrong
+
+
+cdef inline Py_ssize_t _take_block(floating* planes, const int64_t* indices, floating* values, Py_ssize_t channels,
+                                   const Window* g) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), area = g.h * g.w, place, k, wrong = 0
+    cdef int64_t index
+    for place in range(g.oh * g.ow - 1, -1, -1):
+        for k in range(channels):
+            index = indices[place * pixel + k]
+            if <uint64_t>index >= <uint64_t>area:
+                wrong += 1
+            else:
+                values[place * pixel + k] = planes[index * pixel + k]
+                planes[index * pixel + k] = 0
+    return wrong
+
+
+cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* values, const Window* g) noexcept nogil:
+    """Move elements of planes (n, c, h, w) to values (n, c, oh, ow): the gradient of `scatter_ptr` without `add`.
+
+    What is taken leaves 0 behind. The last index in row-major order is served first, for it is the one whose value
+    stayed. Returns how many indices lie outside the plane; their values are not set.
+    """
+    cdef Py_ssize_t blocks = _blocks(g), task, tasks = _planes(g) * blocks, wrong = 0, lane
+    cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * small)):
+        lane = task % blocks * BLOCK
+        wrong += _take_block(planes + task // blocks * large + lane, indices + task // blocks * small + lane,
+                             values + task // blocks * small + lane, min(BLOCK, _pixel(g) - lane), g)
+    return wrong
+
+
+# --- average pooling -------------------------------------------------------------------------------------------------
+
+
+cdef struct Rule:
+    # What a mean is taken of, and what it is divided by.
+    bint adaptive                   # an even partition; the window's kernel, stride, padding are not read
+    bint count_include_pad
+    Py_ssize_t divisor_override     # 0 for none
+
+
+cdef struct Span:
+    # The elements [start, end) that a window holds along one axis, and how many it counts in its divisor.
+    Py_ssize_t start, end, counted
+
+
+cdef inline Span _span(Py_ssize_t place, Py_ssize_t places, Py_ssize_t size, Py_ssize_t kernel, Py_ssize_t stride,
+                       Py_ssize_t padding, Rule rule) noexcept nogil:
+    cdef Span span
+    if rule.adaptive:
+        span.start = place * size // places
+        span.end = ((place + 1) * size + places - 1) // places
+        span.counted = span.end - span.start
+        return span
+    span.start = place * stride - padding
+    span.end = min(span.start + kernel, size + padding)  # what a ceil-mode window overhangs is not counted
+    span.counted = span.end - span.start
+    span.start = max(span.start, 0)
+    span.end = min(span.end, size)
+    if not rule.count_include_pad:
+        span.counted = span.end - span.start
+    return span
+
+
+cdef inline Span _row_span(Py_ssize_t y, const Window* g, Rule rule) noexcept nogil:
+    return _span(y, g.oh, g.h, g.kh, g.sh, g.ph, rule)
+
+
+cdef inline Span _column_span(Py_ssize_t x, const Window* g, Rule rule) noexcept nogil:
+    return _span(x, g.ow, g.w, g.kw, g.sw, g.pw, rule)
+
+
+cdef inline Py_ssize_t _divisor(Span rows, Span columns, Rule rule) noexcept nogil:
+    """The one place that says what a window's sum is divided by, forward and backward."""
+    return rule.divisor_override if rule.divisor_override else rows.counted * columns.counted
+
+
+cdef inline void _mean(const Run* run, const floating* source, floating* output, Py_ssize_t divisor, bint add,
+                       const Lanes* lanes) noexcept nogil:
+    if floating is float:
+        lanes.mean_f32(run, source, output, divisor, add)
+    else:
+        lanes.mean_f64(run, source, output, divisor, add)
+
+
+cdef inline void _mean_row(const floating* input, floating* output, Py_ssize_t y, Inner inner, const Window* g,
+                           Rule rule, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), x = 0, count
+    cdef Span rows = _row_span(y, g, rule), columns
+    cdef Run run
+    while x < g.ow:
+        columns = _column_span(x, g, rule)
+        count = inner.end - x if inner.first <= x < inner.end else 1
+        run.first = (rows.start * g.w + columns.start) * pixel
+        run.rows, run.columns = rows.end - rows.start, columns.end - columns.start
+        run.row_step, run.column_step = g.w * pixel, pixel
+        _spread(&run, count, g.sw, 1, g)
+        _mean(&run, input, output + x * pixel, _divisor(rows, columns, rule), False, lanes)
+        x += count
+
+
+cdef void _mean_forward(const floating* input, floating* output, const Window* g, Rule rule) noexcept nogil:
+    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
+    cdef Py_ssize_t work = _planes(g) * plane if rule.adaptive else tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
+    cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, work)):
+        _mean_row(input + task // g.oh * plane, output + task * line, task % g.oh, inner, g, rule, lanes)
+
+
+cdef inline Cover _partition_cover(Py_ssize_t pixel, Py_ssize_t size, Py_ssize_t places) noexcept nogil:
+    """The windows of an even partition that hold a pixel."""
+    cdef Py_ssize_t first = pixel * places // size
+    return Cover(first, 1, ((pixel + 1) * places + size - 1) // size - first, 0, 0)
+
+
+cdef inline bint _one_divisor(Cover cover, Inner inner) noexcept nogil:
+    return cover.count <= 1 or (inner.first <= cover.first and cover.first + cover.count <= inner.end)
+
+
+cdef inline void _share_row(const floating* grad_output, floating* grad_input, Py_ssize_t row, Inner inner_rows,
+                            Inner inner, const Window* g, Rule rule, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), step = 1 if rule.adaptive else g.sw
+    cdef Py_ssize_t phase, column, count, windows, divisor, y, x
+    cdef Cover rows, columns
+    cdef Run run
+    cdef floating* target
+    rows = _partition_cover(row, g.h, g.oh) if rule.adaptive else _cover(row, g.kh, g.sh, g.ph, 1, g.oh)
+    run.row_step, run.column_step = g.ow * pixel, pixel
+    for phase in range(min(step, g.w)):
+        column = phase
+        while column < g.w:
+            target = grad_input + column * pixel
+            if rule.adaptive:
+                columns = _partition_cover(column, g.w, g.ow)
+                count = (columns.first + 1) * g.w // g.ow - column if columns.count == 1 else 1
+                _spread(&run, count, 0, 1, g)
+            else:
+                columns = _cover(column, g.kw, g.sw, g.pw, 1, g.ow)
+                count = _alike(column, inner, g)
+                _spread(&run, count, 1, g.sw, g)
+            windows = rows.count * columns.count
+            if windows <= 1 or rule.divisor_override or (_one_divisor(rows, inner_rows) and
+                                                         _one_divisor(columns, inner)):
+                run.first = (rows.first * g.ow + columns.first) * pixel
+                run.rows, run.columns = rows.count, columns.count
+                divisor = _divisor(_row_span(rows.first, g, rule), _column_span(columns.first, g, rule), rule)
+                _mean(&run, grad_output, target, divisor if windows else 1, False, lanes)
+            else:
+                run.rows = run.columns = 1
+                for y in range(rows.first, rows.first + rows.count):
+                    for x in range(columns.first, columns.first + columns.count):
+                        run.first = (y * g.ow + x) * pixel
+                        divisor = _divisor(_row_span(y, g, rule), _column_span(x, g, rule), rule)
+                        _mean(&run, grad_output, target, divisor, y > rows.first or x > columns.first, lanes)
+            column += count * step
+
+
+cdef void _mean_backward(const floating* grad_output, floating* grad_input, const Window* g, Rule rule) noexcept nogil:
+    cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
+    cdef Inner inner_rows = Inner(0, 0) if rule.adaptive else _inner_rows(g)
+    cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + _planes(g) * plane)):
+        _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner_rows, inner, g, rule,
+                   lanes)
+
+
+cdef void avg_pool_ptr(const floating* input, floating* output, const Window* g, bint count_include_pad,
+                       Py_ssize_t divisor_override) noexcept nogil:
+    """output (n, c, oh, ow): the sum of each window over its divisor (0 for no override). Dilation is taken as 1."""
+    _mean_forward(input, output, g, Rule(False, count_include_pad, divisor_override))
+
+
+cdef void avg_pool_backward_ptr(const floating* grad_output, floating* grad_input, const Window* g,
+                                bint count_include_pad, Py_ssize_t divisor_override) noexcept nogil:
+    """grad_input (n, c, h, w): at each pixel, the sum over the windows that hold it of gradient / divisor."""
+    _mean_backward(grad_output, grad_input, g, Rule(False, count_include_pad, divisor_override))
+
+
+cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g) noexcept nogil:
+    """output (n, c, oh, ow): the mean of rows y*h//oh to ceil((y+1)*h/oh), columns alike; sizes are all it reads of g."""
+    _mean_forward(input, output, g, Rule(True, False, 0))
+
+
+cdef void adaptive_avg_pool_backward_ptr(const floating* grad_output, floating* grad_input,
+                                         const Window* g) noexcept nogil:
+    """grad_input (n, c, h, w): at each pixel, the sum over the windows that hold it of gradient / window's size."""
+    _mean_backward(grad_output, grad_input, g, Rule(True, False, 0))
+
+
+# --- the doors for memoryviews: arguments are trusted, `functional` checks them ---------------------------------------
+
+
+def max_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, tag_t[:, :, :, :] tags, Window g):
+    """max_pool(input, output, tags, g): fill `output` and `tags` (uint8 or int32 taps, int64 indices)."""
+    with nogil:
+        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &tags[0, 0, 0, 0], &g)
+
+
+def max_pool_values(const floating[:, :, :, :] input, floating[:, :, :, :] output, Window g):
+    """max_pool_values(input, output, g): fill `output` alone."""
+    with nogil:
+        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], <uint8_t*>NULL, &g)
+
+
+def max_pool_taps_backward(const floating[:, :, :, :] grad_output, const tap_t[:, :, :, :] taps,
+                           floating[:, :, :, :] grad_input, Window g):
+    """max_pool_taps_backward(grad_output, taps, grad_input, g) -> bool: fill `grad_input`; False if a tap is wrong."""
+    cdef Py_ssize_t wrong
+    with nogil:
+        wrong = wrong_taps_ptr(&taps[0, 0, 0, 0], &g)
+        if not wrong:
+            max_pool_taps_backward_ptr(&grad_output[0, 0, 0, 0], &taps[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g)
+    return not wrong
+
+
+def scatter(const floating[:, :, :, :] values, const int64_t[:, :, :, :] indices, floating[:, :, :, :] planes,
+            Window g, bint add):
+    """scatter(values, indices, planes, g, add) -> bool: fill `planes`; False if an index is outside them."""
+    cdef Py_ssize_t wrong
+    with nogil:
+        wrong = scatter_ptr(&values[0, 0, 0, 0], &indices[0, 0, 0, 0], &planes[0, 0, 0, 0], &g, add)
+    return not wrong
+
+
+def take(floating[:, :, :, :] planes, const int64_t[:, :, :, :] indices, floating[:, :, :, :] values, Window g):
+    """take(planes, indices, values, g) -> bool: fill `values`, empty `planes`; False if an index is outside them."""
+    cdef Py_ssize_t wrong
+    with nogil:
+        wrong = take_ptr(&planes[0, 0, 0, 0], &indices[0, 0, 0, 0], &values[0, 0, 0, 0], &g)
+    return not wrong
+
+
+def avg_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, Window g, bint count_include_pad,
+             Py_ssize_t divisor_override):
+    """avg_pool(input, output, g, count_include_pad, divisor_override): fill `output`; 0 for no override."""
+    with nogil:
+        avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g, count_include_pad, divisor_override)
+
+
+def avg_pool_backward(const floating[:, :, :, :] grad_output, floating[:, :, :, :] grad_input, Window g,
+                      bint count_include_pad, Py_ssize_t divisor_override):
+    """avg_pool_backward(grad_output, grad_input, g, count_include_pad, divisor_override): fill `grad_input`."""
+    with nogil:
+        avg_pool_backward_ptr(&grad_output[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g, count_include_pad,
+                              divisor_override)
+
+
+def adaptive_avg_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, Window g):
+    """adaptive_avg_pool(input, output, g): fill `output`; of `g`, only the sizes and the order are read."""
+    with nogil:
+        adaptive_avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g)
+
+
+def adaptive_avg_pool_backward(const floating[:, :, :, :] grad_output, floating[:, :, :, :] grad_input, Window g):
+    """adaptive_avg_pool_backward(grad_output, grad_input, g): fill `grad_input`."""
+    with nogil:
+        adaptive_avg_pool_backward_ptr(&grad_output[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g)
