@@ -121,13 +121,22 @@ cdef inline uint64_t _splitmix64(uint64_t state) noexcept nogil:
     return state ^ (state >> 31)
 
 
+cdef inline void _keep(const floating* dy, const uint8_t* mask, floating* dx, Py_ssize_t size,
+                       floating scale) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating g
+    for i in range(size):
+        g = scale * dy[i]
+        dx[i] = g if mask[i] else <floating>0
+
+
 cdef inline void _drop(const floating* x, floating* y, uint8_t* mask, Py_ssize_t size, uint64_t state, uint64_t step,
                        uint64_t threshold, floating scale) noexcept nogil:
     """Neighbours in memory, the first with the generator in `state`, each next one `step` states on."""
     cdef Py_ssize_t i
     for i in range(size):
         mask[i] = (_splitmix64(state + <uint64_t>i * step) >> 32) < threshold
-        y[i] = scale * x[i] if mask[i] else <floating>0
+    _keep(x, mask, y, size, scale)
 
 
 cdef void dropout_ptr(const floating* input, floating* output, uint8_t* mask, Py_ssize_t n, Py_ssize_t c,
@@ -148,15 +157,6 @@ cdef void dropout_ptr(const floating* input, floating* output, uint8_t* mask, Py
         first = <uint64_t>(i // plane * plane * c + i % plane if channels_last else start) + 1
         _drop(input + start, output + start, mask + start, min(run, size - start), seed + first * golden, step,
               threshold, scale)
-
-
-cdef inline void _keep(const floating* dy, const uint8_t* mask, floating* dx, Py_ssize_t size,
-                       floating scale) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating g
-    for i in range(size):
-        g = scale * dy[i]
-        dx[i] = g if mask[i] else <floating>0
 
 
 cdef void dropout_backward_ptr(const floating* grad_output, const uint8_t* mask, floating* grad_input, Py_ssize_t size,

@@ -13,7 +13,9 @@ Every pass is one or more jobs (struct Job): sums over the taps of a window, fro
 
 Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
-of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h).
+of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Where the outputs are too few to
+fill a vector (LeNet's layers, the gradient of an RGB image), the block is copied plane by plane instead, and a tile is all
+the outputs by a row of places: `planar`.
 
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
@@ -49,7 +51,7 @@ cdef struct Image:
 cdef struct Job:
     Image source, dest
     Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
-    bint depthwise
+    bint depthwise, planar
     # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
     # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
     Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
@@ -64,7 +66,7 @@ cdef struct Job:
     bint in_place                               # the source is read where it lies
     Py_ssize_t span_y, span_x                   # source rows and columns under a block
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
-    Py_ssize_t segments, depth                  # of a full chunk: runs of contiguous steps, and their length
+    Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -176,6 +178,9 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
     cdef bint outside
     job.depthwise = job.inputs == 1 and job.outputs == 1 and job.groups > 1
+    job.planar = (not job.depthwise and not weights and job.sx == 1 and taps >= 4
+                  and job.outputs <= min(lanes // 2, micro().rows)
+                  and job.nx * lanes > job.outputs * _up(job.nx, lanes))
     if job.depthwise:
         job.panel, job.panels = lanes, 1
         channels = job.groups
@@ -193,7 +198,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     outside = (job.y0 < 0 or job.x0 < 0
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
-    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not outside)
+    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not outside and not job.planar)
     # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
     # a place's outputs beside.
     pitch = job.chunk * (reach_y + 1)
@@ -235,9 +240,9 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     if job.in_place:
         job.row, job.pixel = job.source.row, job.source.pixel
     else:
-        job.row, job.pixel = job.span_x * job.chunk, job.chunk
+        job.row, job.pixel = job.span_x * job.chunk, 1 if job.planar else job.chunk
     # A row of a window is one contiguous run where its pixels hold nothing but the chunk.
-    if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise:
+    if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise and not job.planar:
         job.segments, job.depth = job.taps_y, job.taps_x * job.chunk
     else:
         job.segments, job.depth = job.taps_y * job.taps_x, job.chunk
@@ -248,6 +253,8 @@ cdef void _segment_offsets(const Job* job, Py_ssize_t* offset) noexcept nogil:
     for i in range(job.taps_y):
         for j in range(across):
             offset[i * across + j] = i * job.ty * job.row + j * job.tx * job.pixel
+            if job.planar:
+                offset[job.segments + i * across + j] = i * job.w_ty + j * job.w_tx
 
 
 # --- scratch: [ segment offsets | packed weights | packed bias | partial sums ] [ one slice for each thread ] ---------
@@ -267,7 +274,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
                      bint weights) noexcept nogil:
     cdef Scratch s
     cdef Py_ssize_t lanes = _lanes(itemsize)
-    s.weights = _aligned(sizeof(Py_ssize_t) * (job.taps_y * job.taps_x + job.images * job.rows))
+    s.weights = _aligned(sizeof(Py_ssize_t) * (2 * job.taps_y * job.taps_x + job.images * job.rows))
     s.bias = s.weights
     if not weights:
         if job.depthwise:
@@ -326,6 +333,27 @@ cdef void _copy_pixels(const floating* source, const Image* im, Py_ssize_t top, 
                     out[x * pitch + c] = 0
 
 
+cdef void _copy_planes(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
+                       Py_ssize_t columns, Py_ssize_t channels, floating* target, Py_ssize_t pitch) noexcept nogil:
+    """target[row][pitch][column] from rows top.. and columns left.. of an image, zero outside it."""
+    cdef Py_ssize_t y, x, c, first = min(columns, max(0, -left)), end = max(first, min(columns, im.w - left))
+    cdef const floating* line
+    cdef floating* out
+    for y in range(rows):
+        out = target + y * pitch * columns
+        if top + y < 0 or top + y >= im.h:
+            memset(out, 0, channels * columns * sizeof(floating))
+            continue
+        line = source + (top + y) * im.row + left * im.pixel
+        for c in range(channels):
+            for x in range(first):
+                out[c * columns + x] = 0
+            for x in range(first, end):
+                out[c * columns + x] = line[c * im.channel + x * im.pixel]
+            for x in range(end, columns):
+                out[c * columns + x] = 0
+
+
 cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
                       floating* packed) noexcept nogil:
     """packed[chunk][panel][i][j][channel][output] for one panel; outputs past the last are 0."""
@@ -369,7 +397,7 @@ cdef void _pack(const Job* job, const floating* weight, const floating* bias, fl
         for o in range(pitch):
             packed_bias[o] = bias[o] if bias != NULL and o < job.groups else 0
         return
-    tasks = job.groups * job.panels
+    tasks = 0 if job.planar else job.groups * job.panels  # planar tiles read the weights where they lie
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
         _pack_panel(job, weight, task // job.panels, task % job.panels, packed)
     pitch = job.panels * job.panel
@@ -432,6 +460,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
              + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
     packed += group * taps * job.inputs * job.panels * job.panel
     s.segments, s.a_offset, s.a_row, s.a_step, s.b_step = job.segments, offset, job.sx * job.pixel, 1, job.panel
+    s.b_offset = NULL
     for q in range(job.chunks):
         c0 = q * job.chunk
         channels = min(job.chunk, job.inputs - c0)
@@ -462,6 +491,47 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                         _run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
                                   job.panel)
                         _put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
+
+
+cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
+                        const floating* weight, const floating* bias, const floating* zeros, floating* dest,
+                        floating* copy, floating* tile) noexcept nogil:
+    """One task: all chunks of one block of places, for the few outputs of one group."""
+    cdef Py_ssize_t left = task % job.xblocks * job.columns
+    cdef Py_ssize_t top = task // job.xblocks % job.yblocks * job.rows
+    cdef Py_ssize_t group = task // (job.xblocks * job.yblocks) % job.groups
+    cdef Py_ssize_t image = task // (job.xblocks * job.yblocks * job.groups)
+    cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
+    cdef Py_ssize_t q, p, y, x, n, o, r, channels, wide = 2 * _lanes(sizeof(floating))
+    cdef Py_ssize_t out_pixel = job.dest_sx * job.dest.pixel
+    cdef floating* c
+    cdef Sum s
+    source += image * job.source.image + group * job.inputs * job.source.channel
+    dest += (image * job.dest.image + group * job.outputs * job.dest.channel
+             + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
+    weight += job.w_start + group * job.w_group
+    bias += group * job.panel
+    s.segments, s.b_offset, s.b_step, s.b_segment = job.segments, offset, job.span_x, 0
+    s.a_offset, s.a_row, s.a_step = offset + job.segments, job.w_output, job.w_input
+    for q in range(job.chunks):
+        channels = min(job.chunk, job.inputs - q * job.chunk)
+        s.depth = channels
+        _copy_planes(source + q * job.chunk * job.source.channel, &job.source, top * job.sy + job.y0,
+                     (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left + job.x0, job.span_x, channels, copy,
+                     job.chunk)
+        for y in range(rows):
+            for p in range(_pieces(columns, wide)):
+                x = p * wide
+                n = min(wide, columns - x)
+                _run_tile(job.outputs, n, &s, weight + q * job.chunk * job.w_input, copy + y * job.sy * job.row + x,
+                          zeros, tile, wide)
+                c = dest + y * job.dest_sy * job.dest.row + x * out_pixel
+                for o in range(job.outputs):
+                    for r in range(n):
+                        if q:
+                            c[r * out_pixel + o * job.dest.channel] += tile[o * wide + r]
+                        else:
+                            c[r * out_pixel + o * job.dest.channel] = tile[o * wide + r] + bias[o]
 
 
 cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
@@ -506,9 +576,11 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
 
 cdef Scratch _job_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Py_ssize_t tile = 0
-    if job.dest.channel != 1:
+    if job.planar:
+        tile = job.outputs * 2 * _lanes(itemsize)
+    elif job.dest.channel != 1:
         tile = (job.columns if job.depthwise else micro().rows) * job.panel
-    return _layout(job, threads, itemsize, job.panel, tile, False)
+    return _layout(job, threads, itemsize, 2 * _lanes(itemsize), tile, False)
 
 
 cdef void _run(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
@@ -526,13 +598,16 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
     tasks *= job.chunks if job.depthwise else job.groups * job.parts
     _segment_offsets(job, offset)
     _pack(job, weight, bias, packed, packed_bias, threads)
-    memset(zeros, 0, job.panel * sizeof(floating))
+    memset(zeros, 0, 2 * _lanes(sizeof(floating)) * sizeof(floating))
     # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
         slice = scratch + s.slices + thread_index() * s.slice
         if job.depthwise:
             _depthwise_block(job, task, offset, source, packed, packed_bias, dest, <floating*>slice,
                              <floating*>(slice + s.copy))
+        elif job.planar:
+            _planar_block(job, task, offset, source, weight, packed_bias, zeros, dest, <floating*>slice,
+                          <floating*>(slice + s.copy))
         else:
             _block(job, task, offset, source, packed, packed_bias, zeros, dest, <floating*>slice,
                    <floating*>(slice + s.copy))
@@ -617,6 +692,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
         partial_bias += group * job.outputs
         memset(partial_bias, 0, job.outputs * sizeof(floating))
     s.a_offset, s.a_row, s.a_step, s.b_step = row_offset, 1, job.sx * job.pixel, job.panel
+    s.b_offset = NULL
     for block in range(part * blocks // parts, (part + 1) * blocks // parts):
         left = block % job.xblocks * job.columns
         top = block // job.xblocks % job.yblocks * job.rows

@@ -107,7 +107,7 @@ cdef inline floating normal_density(floating x) noexcept nogil:
 cdef inline floating normal_probability(floating x) noexcept nogil:
     """Probability of a standard normal value below x: erfc(-x / sqrt(2)) / 2.
 
-    erfc(a) = exp(-a^2) P(t) / (1 + 2a) with t = (a - 3) / (a + 3), where P is smooth on all of a >= 0.
+    erfc(a) = exp(-a^2) P(t) 4 / (a + 4) with t = (a - 4) / (a + 4), where P is smooth on all of a >= 0.
 
     References
     ----------
@@ -116,44 +116,44 @@ cdef inline floating normal_probability(floating x) noexcept nogil:
     """
     cdef floating a = (-x if x < 0 else x) * <floating>0.70710678118654752440
     cdef floating limit = 9.5 if floating is float else 26.7
-    cdef floating t, p, tail
+    cdef floating r, t, p, tail
     a = limit if a > limit else a
-    t = (a - <floating>3) / (a + <floating>3)
+    r = <floating>1 / (a + <floating>4)
+    t = <floating>2 * a * r - <floating>1
     if floating is float:
-        p = <float>-0.00027374931960366666
-        p = p * t + <float>-0.0007929094135761261
-        p = p * t + <float>0.0019910491537302732
-        p = p * t + <float>0.002571364864706993
-        p = p * t + <float>-0.023791106417775154
-        p = p * t + <float>0.06829627603292465
-        p = p * t + <float>-0.11927205324172974
-        p = p * t + <float>0.12964625656604767
-        p = p * t + <float>-0.047562338411808014
-        p = p * t + <float>-0.13562113046646118
-        p = p * t + <float>1.2530080080032349
+        p = <float>-0.00019391061505302787
+        p = p * t + <float>-0.00011046078725485131
+        p = p * t + <float>0.0015438441187143326
+        p = p * t + <float>-0.006573383696377277
+        p = p * t + <float>0.01909676566720009
+        p = p * t + <float>-0.043505363166332245
+        p = p * t + <float>0.08271247893571854
+        p = p * t + <float>-0.13521331548690796
+        p = p * t + <float>0.1933021992444992
+        p = p * t + <float>-0.24413718283176422
+        p = p * t + <float>0.2739989161491394
     else:
-        p = -3.934690126244391e-09
-        p = p * t + -7.834726259640017e-09
-        p = p * t + 3.2462997313690724e-08
-        p = p * t + 8.973414696527749e-08
-        p = p * t + -1.3130383505510998e-07
-        p = p * t + -6.02100658484949e-07
-        p = p * t + 3.500023335911746e-07
-        p = p * t + 3.461790193633389e-06
-        p = p * t + -7.286434378947934e-07
-        p = p * t + -2.0095607188078723e-05
-        p = p * t + 4.948714015127775e-06
-        p = p * t + 0.00012509785323698398
-        p = p * t + -0.00010515966738839436
-        p = p * t + -0.0007798319835449206
-        p = p * t + 0.0018886903447860185
-        p = p * t + 0.0025293917823036114
-        p = p * t + -0.023770514917667924
-        p = p * t + 0.06830802734616664
-        p = p * t + -0.11927366341534751
-        p = p * t + 0.12964515870269527
-        p = p * t + -0.04756229435345005
-        p = p * t + -0.1356211061245806
-        p = p * t + 1.2530080582697296
-    tail = <floating>0.5 * _gauss(x) * p / (<floating>1 + <floating>2 * a)
+        p = -7.944270757539928e-10
+        p = p * t + -3.710395891773563e-09
+        p = p * t + 2.5165197350141325e-09
+        p = p * t + 3.175672159502318e-08
+        p = p * t + -2.159261837905014e-08
+        p = p * t + -2.1289565749823728e-07
+        p = p * t + 3.578184742937988e-07
+        p = p * t + 1.174672667115312e-06
+        p = p * t + -4.715923771366643e-06
+        p = p * t + -9.092700458869176e-07
+        p = p * t + 4.4203379204972046e-05
+        p = p * t + -0.00011376304297901305
+        p = p * t + -7.023974353598636e-05
+        p = p * t + 0.0015280138933008495
+        p = p * t + -0.006592513332516465
+        p = p * t + 0.019095378729223556
+        p = p * t + -0.04350273431012086
+        p = p * t + 0.08271289696941467
+        p = p * t + -0.13521345782830518
+        p = p * t + 0.19330217556631088
+        p = p * t + -0.24413718227022052
+        p = p * t + 0.27399891525012277
+    tail = <floating>2 * _gauss(x) * p * r
     return tail if x < 0 else <floating>1 - tail

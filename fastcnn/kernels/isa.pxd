@@ -4,6 +4,7 @@ cdef extern from "micro/micro.h" nogil:
         const Py_ssize_t* a_offset
         Py_ssize_t a_row, a_step
         Py_ssize_t b_segment, b_step
+        const Py_ssize_t* b_offset
 
     ctypedef struct Micro "fastcnn_micro":
         const char* name

@@ -14,9 +14,10 @@ typedef struct {
     const ptrdiff_t *a_offset;      /* segment -> offset of its first step from a */
     ptrdiff_t a_row, a_step;        /* in a: from one tile row to the next, from one step to the next */
     ptrdiff_t b_segment, b_step;    /* in b: from one segment to the next, from one step to the next */
+    const ptrdiff_t *b_offset;      /* tile: segment -> offset of its first step from b; NULL for s*b_segment */
 } fastcnn_sum;
 
-/* tile: c[r*c_row + j] = init[j] + sum over s, k of a[a_offset[s] + k*a_step + r*a_row] * b[s*b_segment + k*b_step + j]
+/* tile: c[r*c_row + j] = init[j] + sum over s, k of a[a_offset[s] + k*a_step + r*a_row] * b[b_offset[s] + k*b_step + j]
    for r < m and j < n, where m <= rows and n <= 2*lanes; with init NULL the sum is added to c. b and init must be
    readable up to the next multiple of `lanes` after n.
 

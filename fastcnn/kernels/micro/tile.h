@@ -37,7 +37,7 @@ INLINE void NAME(tile_body)(const int m, const int registers, ptrdiff_t n, const
     }
     for (ptrdiff_t s = 0; s < sum->segments; s++) {
         const T *x = a + sum->a_offset[s];
-        const T *y = b + s * sum->b_segment;
+        const T *y = b + (sum->b_offset ? sum->b_offset[s] : s * sum->b_segment);
         for (ptrdiff_t k = 0; k < sum->depth; k++) {
             const VEC y0 = *(const VEC *)y;
             const VEC y1 = *(const VEC *)(y + (registers - 1) * LANES);
