@@ -513,17 +513,25 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
 
 
 def max_unpool2d_backward(grad_output, indices):
-    """Read the gradient at each index.
+    """Read the gradient at each index; where an index repeats, only the last one's value stayed, so the others get 0.
 
     Examples
     --------
-    >>> max_unpool2d_backward(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]), np.array([[[[2]]]]))
-    array([[[[3.]]]])
+    >>> max_unpool2d_backward(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]), np.array([[[[2, 2]]]]))
+    array([[[[0., 3.]]]])
     """
-    lead = indices.shape[:-2]
-    planes = grad_output.reshape(*lead, math.prod(grad_output.shape[-2:]))
-    flat = indices.reshape(*lead, math.prod(indices.shape[-2:]))
-    return np.take_along_axis(planes, flat, axis=-1).reshape(indices.shape)
+    return _taken(grad_output, indices, plane_ndim=2)
+
+
+def _taken(planes, indices, plane_ndim):
+    lead = indices.shape[:-plane_ndim]
+    planes = planes.reshape(*lead, math.prod(planes.shape[-plane_ndim:]))
+    flat = indices.reshape(*lead, math.prod(indices.shape[-plane_ndim:]))
+    order = np.broadcast_to(np.arange(flat.shape[-1]), flat.shape)
+    stayed = np.zeros(planes.shape, np.int64)
+    np.put_along_axis(stayed, flat, order, axis=-1)
+    is_last = np.take_along_axis(stayed, flat, axis=-1) == order
+    return np.where(is_last, np.take_along_axis(planes, flat, axis=-1), 0).reshape(indices.shape)
 
 
 def max_unpool1d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
@@ -548,14 +556,14 @@ def max_unpool1d(input, indices, kernel_size, stride=None, padding=0, output_siz
 
 
 def max_unpool1d_backward(grad_output, indices):
-    """Read the gradient at each index.
+    """Read the gradient at each index; where an index repeats, only the last one's value stayed, so the others get 0.
 
     Examples
     --------
     >>> max_unpool1d_backward(np.array([[[1.0, 2.0, 3.0]]]), np.array([[[2, 0]]]))
     array([[[3., 1.]]])
     """
-    return np.take_along_axis(grad_output, indices, axis=-1)
+    return _taken(grad_output, indices, plane_ndim=1)
 
 
 def _divisors(size, kernel, stride, sides, out, padding, count_include_pad, divisor_override):

@@ -411,13 +411,16 @@ def test_max_unpool_known():
         assert_array_equal(R.max_unpool1d(output, indices, 2, 2, output_size=size), [[[0, 2, 0, 4, 0, 6, 0, 8, 0]]])
 
 
-def test_max_unpool_backward():
-    _, indices = R.max_pool2d(distinct(0, 2, 3, 6, 4), (3, 2), return_indices=True)
+@pytest.mark.parametrize("stride", [None, 1])  # by 1 the windows overlap, and indices repeat
+def test_max_unpool_backward(stride):
+    settings = ((3, 2), stride, 0, (6, 4))
+    _, indices = R.max_pool2d(distinct(0, 2, 3, 6, 4), (3, 2), stride, return_indices=True)
+    assert (len(np.unique(indices[0, 0])) < indices[0, 0].size) == (stride == 1)
     x, g = normal(1, *indices.shape), normal(2, 2, 3, 6, 4)
-    assert_gradient(lambda x: R.max_unpool2d(x, indices, (3, 2)), x, g, R.max_unpool2d_backward(g, indices))
-    _, indices = R.max_pool1d(distinct(0, 2, 3, 6), 3, return_indices=True)
+    assert_gradient(lambda x: R.max_unpool2d(x, indices, *settings), x, g, R.max_unpool2d_backward(g, indices))
+    _, indices = R.max_pool1d(distinct(0, 2, 3, 6), 3, stride, return_indices=True)
     x, g = normal(1, *indices.shape), normal(2, 2, 3, 6)
-    assert_gradient(lambda x: R.max_unpool1d(x, indices, 3), x, g, R.max_unpool1d_backward(g, indices))
+    assert_gradient(lambda x: R.max_unpool1d(x, indices, 3, stride, 0, 6), x, g, R.max_unpool1d_backward(g, indices))
 
 
 # --- average pooling ------------------------------------------------------------------------------------------------
