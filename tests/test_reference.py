@@ -550,7 +550,7 @@ def test_batch_norm_small_batches():
     assert grad_input.shape == empty.shape
     assert not grad_weight.any()
     assert not grad_bias.any()
-    with pytest.raises(ValueError, match="input: expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match="input: expected more than one value per channel"):
         R.batch_norm(np.zeros((1, 2)), running_mean, running_var, training=True)
     assert_array_equal(running_mean, [3, 3])
     assert_array_equal(running_var, [5, 5])
@@ -597,6 +597,10 @@ def test_activation_values():
     assert_array_equal(R.relu_backward(np.array([1.0, 1.0, 1.0]), np.array([0.0, -0.0, 1e-300])), [0, 0, 1])
     assert_allclose(R.softmax(np.log([[1.0, 2.0, 5.0]])), [[0.125, 0.25, 0.625]])
     assert_allclose(np.exp(R.log_softmax(np.log([[1.0, 2.0, 5.0]]))), [[0.125, 0.25, 0.625]])
+    far = np.array([-np.inf, -1e30, 1e30, np.inf])
+    assert_array_equal(R.gelu_backward(np.ones(4), far), [0, 0, 1, 1])
+    assert_array_equal(R.gelu_backward(np.ones(4), far, "tanh"), [0, 0, 1, 1])
+    assert_array_equal(R.silu_backward(np.ones(4), far), [0, 0, 1, 1])
     assert R.gelu(np.zeros((0, 3))).shape == (0, 3)
     assert R.softmax(np.zeros((0, 3))).shape == (0, 3)
 
