@@ -1,0 +1,73 @@
+"""fastcnn beside PyTorch on this machine, in one run: same threads, same inputs, results compared before times.
+
+    python benchmarks/compare_torch.py convolutions     the convolutions of well-known networks, three passes each
+    python benchmarks/compare_torch.py --help           everything else
+
+benchmarks/README.md says how the two sides are treated. Without PyTorch, fastcnn runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+
+COMMANDS = {
+    "convolutions": "the convolutions of well-known networks, in three passes: speed and error",
+    "steps": "whole training steps, evaluation, layers, an optimizer, and peak memory",
+    "error": "relative error against float64 on each kernel path, by the length of the sum",
+    "bits": "hashes of trained weights, for several numbers of threads on each kernel path",
+    "memory": "peak memory of a convolution's forward and backward pass",
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Compare fastcnn with PyTorch.",
+        epilog="\n".join(f"  {name:13} {summary}" for name, summary in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", choices=COMMANDS, default="convolutions", metavar="COMMAND", help="see below")
+    add("--threads", type=int, default=2, metavar="N", help="threads of each side (default: 2)")
+    add("--seconds", type=float, default=1.5, metavar="X", help="time for each row (default: 1.5)")
+    add("--filter", default="", metavar="TEXT", help="only the rows with TEXT in their name")
+    add("--isa", metavar="PATH", help="fastcnn's kernel path; avx2 holds PyTorch to AVX2 as well")
+    add("--no-compile", action="store_true", help="leave torch.compile out of the steps")
+    add("--json", metavar="FILE", help="save the figures")
+    add("--chart", metavar="FILE", help="save a PNG chart of the ratios (needs matplotlib)")
+    options = parser.parse_args()
+    if options.chart and not importlib.util.find_spec("matplotlib"):
+        parser.error("--chart needs matplotlib: pip install matplotlib")
+    return options
+
+
+def set_environment(options: argparse.Namespace) -> None:
+    """Set what the libraries read when they are loaded."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads))
+    if options.isa:
+        os.environ["FASTCNN_ISA"] = options.isa
+    if options.isa == "avx2":
+        os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
+def main() -> int:
+    options = parse()
+    set_environment(options)
+    peer = importlib.import_module("comparison.peer")
+    reports = importlib.import_module("comparison.report")
+    command = importlib.import_module(f"comparison.{options.command}")
+    peer.set_threads(options.threads)
+    report = reports.Report(options.command, peer.header())
+    status = command.run(options, report)
+    if options.json:
+        report.save_json(options.json)
+    if options.chart:
+        report.save_chart(options.chart)
+    return status or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
