@@ -203,7 +203,7 @@ def start(*arguments):
 
 
 def test_an_interrupted_run_goes_on_exactly(tmp_path, capsys):
-    options = ["--epochs", 12, "--augment", "--seed", 4]
+    options = ["--epochs", 8, "--augment", "--seed", 4]
     assert run("train", *options, "--quiet", "--output", tmp_path / "whole") == 0
     path = tmp_path / "parts" / "fastcnn-digits.safetensors"
     with start(*options, "--output", path.parent) as process:
