@@ -10,7 +10,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport uint8_t, uint64_t
 
-from .elementary cimport hyperbolic_tangent, normal_density, normal_probability, sigmoid
+from .elementary cimport exponential, hyperbolic_tangent, normal_density, normal_probability, sigmoid
 from .threads cimport threads_for
 
 cdef enum:
@@ -27,6 +27,15 @@ cdef inline floating _within(floating x, floating limit) noexcept nogil:
     """x, or the limit it passes; NaN stays."""
     x = limit if x > limit else x
     return -limit if x < -limit else x
+
+
+cdef inline floating _logistic(floating x, floating* rest) noexcept nogil:
+    """sigmoid(x), and 1 - sigmoid(x) without cancellation."""
+    cdef floating limit = 80 if floating is float else 700
+    cdef floating e = exponential(-_within(x, limit))
+    cdef floating s = <floating>1 / (<floating>1 + e)
+    rest[0] = e * s
+    return s
 
 
 cdef inline void _forward(Activation kind, const floating* x, floating* y, Py_ssize_t size,
@@ -59,7 +68,7 @@ cdef inline void _backward(Activation kind, const floating* dy, const floating* 
                            floating slope) noexcept nogil:
     """`saved` is the output y for relu, sigmoid and tanh, the input x for the others."""
     cdef Py_ssize_t i
-    cdef floating x, s, g
+    cdef floating x, s, rest, g
     if kind == RELU:
         for i in range(size):
             g = dy[i]  # read in any case: a loop with a read that may not happen is not vectorised
@@ -79,15 +88,14 @@ cdef inline void _backward(Activation kind, const floating* dy, const floating* 
             dx[i] = dy[i] * (normal_probability(x) + x * normal_density(x))
     elif kind == GELU_TANH:
         for i in range(size):
-            x = _within(saved[i], <floating>40)  # where sigmoid has long been 0 or 1
-            s = sigmoid(_gelu_tanh_argument(x))
-            dx[i] = dy[i] * s * (<floating>1 + x * (<floating>1 - s)
-                                 * <floating>1.5957691216057308 * (<floating>1 + <floating>0.134145 * x * x))
+            x = _within(saved[i], <floating>40)
+            s = _logistic(_gelu_tanh_argument(x), &rest)
+            dx[i] = dy[i] * s * (<floating>1 + x * rest * <floating>1.5957691216057308
+                                 * (<floating>1 + <floating>0.134145 * x * x))
     else:
         for i in range(size):
-            x = _within(saved[i], <floating>1000)
-            s = sigmoid(x)
-            dx[i] = dy[i] * s * (<floating>1 + x * (<floating>1 - s))
+            s = _logistic(saved[i], &rest)
+            dx[i] = dy[i] * s * (<floating>1 + _within(saved[i], <floating>1000) * rest)
 
 
 cdef inline int _threads(Activation kind, Py_ssize_t chunks, Py_ssize_t size) noexcept nogil:
