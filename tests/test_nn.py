@@ -11,7 +11,8 @@ import weakref
 import numpy as np
 import pytest
 
-from fastcnn import nn, random
+from fastcnn import functional as F
+from fastcnn import nn, random, reference
 
 F64 = {"dtype": np.float64}
 
@@ -362,6 +363,33 @@ def test_traversal():
     assert len(list(model.buffers())) == 3
     assert model["fc"] is model[4] is model[-1]
     assert len(model) == 5
+
+
+def test_layers_look_functions_up_when_they_run(monkeypatch):
+    """So that another implementation can be put in their place, as the benchmarks do with the reference."""
+    model = network(**F64)
+    input = channels_last(spread((3, 1, 6, 6)))
+    output = model(input)
+    grads = [model.backward(output), *(p.grad.copy() for p in model.parameters())]
+    model.zero_grad()
+    called = set()
+
+    def recorded(name):
+        def call(*args, **options):
+            called.add(name)
+            return getattr(reference, name)(*args, **options)
+
+        return call
+
+    for name in F.__all__:
+        if hasattr(reference, name):
+            monkeypatch.setattr(F, name, recorded(name))
+    np.testing.assert_allclose(model(input), output, rtol=1e-9)
+    again = [model.backward(output), *(p.grad for p in model.parameters())]
+    for grad, other in zip(grads, again, strict=True):
+        np.testing.assert_allclose(grad, other, rtol=1e-7, atol=1e-12)
+    forward = {"conv2d", "batch_norm", "relu", "adaptive_avg_pool2d", "linear"}
+    assert called == forward | {f"{name}_backward" for name in forward}
 
 
 def test_shared_parameter_is_listed_once_and_gets_the_sum():
