@@ -22,6 +22,7 @@ EXTENSIONS = {
     "im2col": [],
     "pooling": ["micro/pool.c"],
     "conv": [],
+    "linear": [],
     "augment": [],
     "optim": [],
     "loss": [],

@@ -1,30 +1,30 @@
-"""The linear (fully connected) map: a 1x1 convolution over a row of N pixels, and so the same kernels."""
+"""The linear (fully connected) map and its gradients."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional.conv import conv_scratch
-from fastcnn.kernels import conv as _conv_kernel
+from fastcnn.functional._scratch import scratch
+from fastcnn.kernels import linear as _linear
+from fastcnn.kernels.threads import get_num_threads
 
 
-def _pixels(array: np.ndarray) -> np.ndarray:
-    """Rows (N, features) as the channels-last image (1, features, 1, N)."""
-    return array[None, None].transpose(0, 3, 1, 2)
-
-
-def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """Check the shapes: the input as contiguous rows, and the geometry of the convolution that it stands for."""
+def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check the shapes, and return input and weight as contiguous matrices."""
     check.ndim("weight", weight, 2)
     if min(weight.shape) < 1:
         check.fail("weight", "no extent of zero", f"shape {weight.shape}")
     if input.ndim < 1 or input.shape[-1] != weight.shape[1]:
         check.fail("input", f"{weight.shape[1]} features (of weight) in the last axis", f"shape {input.shape}")
     check.fits("input", (*input.shape[:-1], weight.shape[0]))
-    rows = np.ascontiguousarray(input.reshape(-1, weight.shape[1]))
-    one, none = (1, 1), (0, 0)
-    return rows, check.window((1, weight.shape[1], 1, len(rows)), (1, len(rows)), one, one, none, one, True)
+    return np.ascontiguousarray(input.reshape(-1, weight.shape[1])), np.ascontiguousarray(weight)
+
+
+def _memory(n: int, weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the kernels' scratch, and the number of threads that it is for."""
+    threads = get_num_threads()
+    return scratch(_linear.scratch_bytes(n, weight.shape[1], weight.shape[0], threads, weight.itemsize)), threads
 
 
 def linear(input, weight, bias=None):
@@ -54,16 +54,14 @@ def linear(input, weight, bias=None):
     array([[11.5, 17. ]])
     """
     input, weight, bias = check.floats(input=input, weight=weight, bias=bias)
-    rows, window = _rows(input, weight)
+    rows, matrix = _rows(input, weight)
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
-    output = np.empty((len(rows), weight.shape[0]), input.dtype)
+    output = np.empty((len(rows), len(matrix)), rows.dtype)
     if output.size:
-        weight = np.ascontiguousarray(weight)[:, :, None, None]
-        memory, threads = conv_scratch("forward", window, len(weight), 1, input.itemsize)
-        _conv_kernel.forward(_pixels(rows), weight, bias, _pixels(output), window, 1, memory, threads)
-    return output.reshape(*input.shape[:-1], output.shape[1])
+        _linear.forward(rows, matrix, bias, output, *_memory(len(rows), matrix))
+    return output.reshape(*input.shape[:-1], len(matrix))
 
 
 def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
@@ -99,26 +97,20 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
            [10., 20.]]), array([ 1., 10.]))
     """
     grad_output, input, weight = check.floats(grad_output=grad_output, input=input, weight=weight)
-    rows, window = _rows(input, weight)
-    check.shape("grad_output", grad_output, (*input.shape[:-1], weight.shape[0]))
+    rows, matrix = _rows(input, weight)
+    check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
     needs = check.needs(needs)
-    dy = _pixels(np.ascontiguousarray(grad_output.reshape(-1, weight.shape[0])))
-    kernel = np.ascontiguousarray(weight)[:, :, None, None]
-    outputs = len(weight)
+    dy = np.ascontiguousarray(grad_output.reshape(-1, len(matrix)))
+    memory = _memory(len(rows), matrix)
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
         grad_input = np.empty(rows.shape, rows.dtype)
-        if grad_input.size:
-            memory, threads = conv_scratch("backward_data", window, outputs, 1, rows.itemsize)
-            _conv_kernel.backward_data(dy, kernel, _pixels(grad_input), window, 1, memory, threads)
+        if rows.size:
+            _linear.backward_data(dy, matrix, grad_input, *memory)
         grad_input = grad_input.reshape(input.shape)
     if needs[1] or needs[2]:
-        grad_weight, grad_bias = np.zeros(kernel.shape, kernel.dtype), np.zeros(outputs, kernel.dtype)
+        grad_weight = np.zeros(matrix.shape, matrix.dtype) if needs[1] else None
+        grad_bias = np.zeros(len(matrix), matrix.dtype) if needs[2] else None
         if rows.size:
-            memory, threads = conv_scratch("backward_weight", window, outputs, 1, rows.itemsize)
-            _conv_kernel.backward_weight(
-                dy, _pixels(rows), grad_weight, grad_bias if needs[2] else None, window, 1, memory, threads
-            )
-        grad_weight = grad_weight.reshape(weight.shape) if needs[1] else None
-        grad_bias = grad_bias if needs[2] else None
+            _linear.backward_weight(dy, rows, grad_weight, grad_bias, *memory)
     return grad_input, grad_weight, grad_bias
