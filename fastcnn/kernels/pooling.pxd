@@ -15,7 +15,7 @@ ctypedef fused tag_t:
     int64_t
 
 cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g) noexcept nogil
-cdef Py_ssize_t wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil
+cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
                                      const Window* g) noexcept nogil
 

@@ -9,13 +9,14 @@ windows that it lies in: the pixels of one phase of the stride, w, w + sw, w + 2
 relatively, and are a run. So every element is written once, a sum in a fixed order, and nothing is scattered.
 
 Ownership: a task is one row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes
-it. Only `scatter` and `take` follow indices, which may point anywhere in a plane: there a task is a whole plane, or 16
-channels of an image, and goes through its indices in row-major order.
+it. Only `scatter` and `take` follow indices, which may point anywhere in a plane: there a task is a whole plane, or a
+block of an image's channels, and goes through its indices in row-major order.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memset
 
 from .geometry cimport Window, end_inside, first_inside
 from .isa cimport micro
@@ -39,10 +40,11 @@ cdef extern from "micro/pool.h" nogil:
         void (*mean_f64)(const Run*, const double*, double*, Py_ssize_t, int) noexcept nogil
 
     const Lanes* fastcnn_pool_for(const char* isa)
+    Py_ssize_t ROUTE_LANES "FASTCNN_ROUTE_LANES"
 
 
-# Channels of an image that one task of `scatter` and `take` owns: a cache line of float32.
-cdef Py_ssize_t BLOCK = 16
+# Tasks that images are cut into, by channels, where taps or indices are followed through a whole plane.
+cdef Py_ssize_t TASKS = 16
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
@@ -195,37 +197,53 @@ cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, con
                  task % g.oh, inner, g, lanes)
 
 
-cdef inline Py_ssize_t _wrong_taps_row(const tap_t* taps, Py_ssize_t y, Inner inner, const Window* g) noexcept nogil:
-    cdef Py_ssize_t pixel = _pixel(g), x = 0, k, wrong = 0
+cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Whether one of the numbers is not in [start, end)."""
+    cdef Py_ssize_t k
+    cdef int32_t first = <int32_t>start, last = <int32_t>(end - 1)
+    cdef int32_t outside = 0
+    for k in range(count):
+        outside |= (<int32_t>taps[k] < first) | (<int32_t>taps[k] > last)
+    return outside
+
+
+cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), line = g.ow * pixel, y, x, k
+    cdef const tap_t* row
     cdef Taps real
-    cdef int32_t start, end
-    cdef uint32_t missed
-    while x < g.ow:
-        real = _taps(y, x, inner, g)
-        start, end = <int32_t>(real.i * g.kw), <int32_t>((real.i + real.rows) * g.kw)
-        missed = 0
-        for k in range(x * pixel, (x + real.count) * pixel):
-            missed |= (<int32_t>taps[k] < start) | (<int32_t>taps[k] >= end)
-        if real.columns < g.kw:
+    if _outside(taps, g.oh * line, 0, g.kh * g.kw):
+        return True
+    for y in range(g.oh):
+        row = taps + y * line
+        if not inner_rows.first <= y < inner_rows.end:
+            real = _taps(y, 0, inner, g)
+            if _outside(row, line, real.i * g.kw, (real.i + real.rows) * g.kw):
+                return True
+        x = 0
+        while x < g.ow:
+            if x == inner.first and x < inner.end:
+                x = inner.end
+                continue
+            real = _taps(y, x, inner, g)
             for k in range(x * pixel, (x + 1) * pixel):
-                missed |= taps[k] % g.kw < real.j or taps[k] % g.kw >= real.j + real.columns
-        wrong += missed
-        x += real.count
-    return wrong
+                if row[k] % g.kw < real.j or row[k] % g.kw >= real.j + real.columns:
+                    return True
+            x += 1
+    return False
 
 
-cdef Py_ssize_t wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil:
-    """How many runs of places hold a tap that is not of their window, or in the padding; 0 if all taps are right."""
-    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), wrong = 0
-    cdef Inner inner = _inner_columns(g)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line)):
-        wrong += _wrong_taps_row(taps + task * line, task % g.oh, inner, g)
-    return wrong
+cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil:
+    """Whether some tap is not of its window, or lies in the padding."""
+    cdef Py_ssize_t task, tasks = _planes(g), plane = g.oh * g.ow * _pixel(g), wrong = 0
+    cdef Inner inner_rows = _inner_rows(g), inner = _inner_columns(g)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * plane)):
+        wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g)
+    return wrong != 0
 
 
 cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floating* grad_input, Py_ssize_t row,
                             Inner inner, const Window* g, const Lanes* lanes) noexcept nogil:
-    cdef Py_ssize_t pixel = _pixel(g), phase, column, count
+    cdef Py_ssize_t phase, column, count
     cdef Cover rows = _cover(row, g.kh, g.sh, g.ph, g.dh, g.oh), columns
     cdef Run run
     for phase in range(min(g.sw, g.w)):
@@ -233,56 +251,94 @@ cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floa
         while column < g.w:
             columns = _cover(column, g.kw, g.sw, g.pw, g.dw, g.ow)
             count = _alike(column, inner, g)
-            run.first = (rows.first * g.ow + columns.first) * pixel
+            run.first = (rows.first * g.ow + columns.first) * g.c
             run.rows, run.columns = rows.count, columns.count
-            run.row_step, run.column_step = rows.step * g.ow * pixel, columns.step * pixel
+            run.row_step, run.column_step = rows.step * g.ow * g.c, columns.step * g.c
             run.tag = rows.tap * g.kw + columns.tap
             run.row_tag, run.column_tag = rows.tap_step * g.kw, columns.tap_step
             _spread(&run, count, 1, g.sw, g)
             if floating is float:
-                lanes.route_f32(&run, grad_output, taps, sizeof(tap_t), grad_input + column * pixel)
+                lanes.route_f32(&run, grad_output, taps, sizeof(tap_t), grad_input + column * g.c)
             else:
-                lanes.route_f64(&run, grad_output, taps, sizeof(tap_t), grad_input + column * pixel)
+                lanes.route_f64(&run, grad_output, taps, sizeof(tap_t), grad_input + column * g.c)
             column += count * g.sw
 
 
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
                                      const Window* g) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is."""
-    cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
-    cdef Inner inner = _inner_columns(g)
-    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + g.n * g.c * plane)):
+    cdef Py_ssize_t task, tasks = g.n * g.h, line = g.w * g.c, plane = g.oh * g.ow * g.c
+    cdef Inner inner
+    cdef const Lanes* lanes
+    if not g.channels_last or g.c < ROUTE_LANES:
+        _scatter(grad_output, taps, grad_input, g, True)
+        return
+    inner = _inner_columns(g)
+    lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + g.n * plane)):
         _route_row(grad_output + task // g.h * plane, taps + task // g.h * plane, grad_input + task * line,
                    task % g.h, inner, g, lanes)
 
 
-# --- indices ---------------------------------------------------------------------------------------------------------
+# --- what follows taps or indices through a plane ---------------------------------------------------------------------
 
 
-cdef inline Py_ssize_t _blocks(const Window* g) noexcept nogil:
-    """Tasks of an image or plane: blocks of channels, or the plane."""
-    return (g.c + BLOCK - 1) // BLOCK if _channel_lanes(g) else 1
+cdef inline Py_ssize_t _block(const Window* g) noexcept nogil:
+    """Channels of an image that one task owns: all where there are images enough, else a multiple of 16."""
+    cdef Py_ssize_t parts = (TASKS + g.n - 1) // max(g.n, 1)
+    return (_pixel(g) + 16 * parts - 1) // (16 * parts) * 16
 
 
-cdef inline Py_ssize_t _scatter_block(const floating* values, const int64_t* indices, floating* planes,
+cdef inline Py_ssize_t _scatter_lanes(const floating* values, const tag_t* tags, floating* planes, Py_ssize_t channels,
+                                      Py_ssize_t pixel, const Window* g, bint add) noexcept nogil:
+    cdef Py_ssize_t area = g.h * g.w, place, start, tap, y, x, k, at, wrong = 0
+    cdef Py_ssize_t[256] offset  # from a window's start to a tap
+    if tag_t is uint8_t:
+        for tap in range(g.kh * g.kw):
+            offset[tap] = tap // g.kw * g.dh * g.w + tap % g.kw * g.dw
+    if channels == pixel:
+        memset(planes, 0, area * pixel * sizeof(floating))
+    else:
+        for place in range(area):
+            memset(planes + place * pixel, 0, channels * sizeof(floating))
+    for y in range(g.oh):
+        start = (y * g.sh - g.ph) * g.w - g.pw
+        for x in range(g.ow):
+            for k in range(channels):
+                if tag_t is int64_t:
+                    at = tags[k]
+                elif tag_t is uint8_t:
+                    at = start + offset[tags[k]]
+                else:
+                    at = start + tags[k] // g.kw * g.dh * g.w + tags[k] % g.kw * g.dw
+                if <size_t>at >= <size_t>area:
+                    wrong += 1
+                elif add:
+                    planes[at * pixel + k] += values[k]
+                else:
+                    planes[at * pixel + k] = values[k]
+            start += g.sw
+            values += pixel
+            tags += pixel
+    return wrong
+
+
+cdef inline Py_ssize_t _scatter_block(const floating* values, const tag_t* tags, floating* planes,
                                       Py_ssize_t channels, const Window* g, bint add) noexcept nogil:
-    cdef Py_ssize_t pixel = _pixel(g), area = g.h * g.w, place, k, wrong = 0
-    cdef int64_t index
-    for place in range(area):
-        for k in range(channels):
-            planes[place * pixel + k] = 0
-    for place in range(g.oh * g.ow):
-        for k in range(channels):
-            index = indices[k]
-            if <uint64_t>index >= <uint64_t>area:
-                wrong += 1
-            elif add:
-                planes[index * pixel + k] += values[k]
-            else:
-                planes[index * pixel + k] = values[k]
-        values += pixel
-        indices += pixel
+    if _pixel(g) == 1:
+        return _scatter_lanes(values, tags, planes, 1, 1, g, add)
+    return _scatter_lanes(values, tags, planes, channels, g.c, g, add)
+
+
+cdef inline Py_ssize_t _scatter(const floating* values, const tag_t* tags, floating* planes, const Window* g,
+                                bint add) noexcept nogil:
+    cdef Py_ssize_t block = _block(g), blocks = (_pixel(g) + block - 1) // block
+    cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
+    cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
+    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * (small + large))):
+        lane = task % blocks * block
+        wrong += _scatter_block(values + task // blocks * small + lane, tags + task // blocks * small + lane,
+                                planes + task // blocks * large + lane, min(block, _pixel(g) - lane), g, add)
     return wrong
 
 
@@ -293,13 +349,7 @@ cdef Py_ssize_t scatter_ptr(const floating* values, const int64_t* indices, floa
     The last in row-major order wins where one index repeats. Returns how many indices lie outside the plane; they are
     passed over.
     """
-    cdef Py_ssize_t blocks = _blocks(g), task, tasks = _planes(g) * blocks, wrong = 0, lane
-    cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * (small + large))):
-        lane = task % blocks * BLOCK
-        wrong += _scatter_block(values + task // blocks * small + lane, indices + task // blocks * small + lane,
-                                planes + task // blocks * large + lane, min(BLOCK, _pixel(g) - lane), g, add)
-    return wrong
+    return _scatter(values, indices, planes, g, add)
 
 
 cdef inline Py_ssize_t _take_block(floating* planes, const int64_t* indices, floating* values, Py_ssize_t channels,
@@ -309,7 +359,7 @@ cdef inline Py_ssize_t _take_block(floating* planes, const int64_t* indices, flo
     for place in range(g.oh * g.ow - 1, -1, -1):
         for k in range(channels):
             index = indices[place * pixel + k]
-            if <uint64_t>index >= <uint64_t>area:
+            if <size_t>index >= <size_t>area:
                 wrong += 1
             else:
                 values[place * pixel + k] = planes[index * pixel + k]
@@ -323,12 +373,13 @@ cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* val
     What is taken leaves 0 behind. The last index in row-major order is served first, for it is the one whose value
     stayed. Returns how many indices lie outside the plane; their values are not set.
     """
-    cdef Py_ssize_t blocks = _blocks(g), task, tasks = _planes(g) * blocks, wrong = 0, lane
+    cdef Py_ssize_t block = _block(g), blocks = (_pixel(g) + block - 1) // block
+    cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
     cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
     for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * small)):
-        lane = task % blocks * BLOCK
+        lane = task % blocks * block
         wrong += _take_block(planes + task // blocks * large + lane, indices + task // blocks * small + lane,
-                             values + task // blocks * small + lane, min(BLOCK, _pixel(g) - lane), g)
+                             values + task // blocks * small + lane, min(block, _pixel(g) - lane), g)
     return wrong
 
 
@@ -417,18 +468,27 @@ cdef inline Cover _partition_cover(Py_ssize_t pixel, Py_ssize_t size, Py_ssize_t
     return Cover(first, 1, ((pixel + 1) * places + size - 1) // size - first, 0, 0)
 
 
-cdef inline bint _one_divisor(Cover cover, Inner inner) noexcept nogil:
-    return cover.count <= 1 or (inner.first <= cover.first and cover.first + cover.count <= inner.end)
+cdef inline bint _equally_counted(Cover cover, bint along_rows, const Window* g, Rule rule) noexcept nogil:
+    """Whether all windows of `cover` count the same in their divisors, along that axis."""
+    cdef Py_ssize_t place, counted = 0, this
+    for place in range(cover.first, cover.first + cover.count):
+        this = _row_span(place, g, rule).counted if along_rows else _column_span(place, g, rule).counted
+        if place > cover.first and this != counted:
+            return False
+        counted = this
+    return True
 
 
-cdef inline void _share_row(const floating* grad_output, floating* grad_input, Py_ssize_t row, Inner inner_rows,
-                            Inner inner, const Window* g, Rule rule, const Lanes* lanes) noexcept nogil:
+cdef inline void _share_row(const floating* grad_output, floating* grad_input, Py_ssize_t row, Inner inner,
+                            const Window* g, Rule rule, const Lanes* lanes) noexcept nogil:
     cdef Py_ssize_t pixel = _pixel(g), step = 1 if rule.adaptive else g.sw
     cdef Py_ssize_t phase, column, count, windows, divisor, y, x
     cdef Cover rows, columns
     cdef Run run
+    cdef bint rows_equal
     cdef floating* target
     rows = _partition_cover(row, g.h, g.oh) if rule.adaptive else _cover(row, g.kh, g.sh, g.ph, 1, g.oh)
+    rows_equal = _equally_counted(rows, True, g, rule)
     run.row_step, run.column_step = g.ow * pixel, pixel
     for phase in range(min(step, g.w)):
         column = phase
@@ -443,8 +503,7 @@ cdef inline void _share_row(const floating* grad_output, floating* grad_input, P
                 count = _alike(column, inner, g)
                 _spread(&run, count, 1, g.sw, g)
             windows = rows.count * columns.count
-            if windows <= 1 or rule.divisor_override or (_one_divisor(rows, inner_rows) and
-                                                         _one_divisor(columns, inner)):
+            if not windows or rule.divisor_override or (rows_equal and _equally_counted(columns, False, g, rule)):
                 run.first = (rows.first * g.ow + columns.first) * pixel
                 run.rows, run.columns = rows.count, columns.count
                 divisor = _divisor(_row_span(rows.first, g, rule), _column_span(columns.first, g, rule), rule)
@@ -461,12 +520,10 @@ cdef inline void _share_row(const floating* grad_output, floating* grad_input, P
 
 cdef void _mean_backward(const floating* grad_output, floating* grad_input, const Window* g, Rule rule) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
-    cdef Inner inner_rows = Inner(0, 0) if rule.adaptive else _inner_rows(g)
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
     for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + _planes(g) * plane)):
-        _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner_rows, inner, g, rule,
-                   lanes)
+        _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner, g, rule, lanes)
 
 
 cdef void avg_pool_ptr(const floating* input, floating* output, const Window* g, bint count_include_pad,
@@ -510,7 +567,7 @@ def max_pool_values(const floating[:, :, :, :] input, floating[:, :, :, :] outpu
 def max_pool_taps_backward(const floating[:, :, :, :] grad_output, const tap_t[:, :, :, :] taps,
                            floating[:, :, :, :] grad_input, Window g):
     """max_pool_taps_backward(grad_output, taps, grad_input, g) -> bool: fill `grad_input`; False if a tap is wrong."""
-    cdef Py_ssize_t wrong
+    cdef bint wrong
     with nogil:
         wrong = wrong_taps_ptr(&taps[0, 0, 0, 0], &g)
         if not wrong:

@@ -15,6 +15,8 @@
 #define PICK8(p, step) PICK4(p, step), PICK4((p) + 4 * (step), step)
 #define PICK16(p, step) PICK8(p, step), PICK8((p) + 8 * (step), step)
 
+#define LOADED(value) (void)(value)
+
 #define TABLE(name) {#name, max_##name##_f32, route_##name##_f32, mean_##name##_f32, \
                      max_##name##_f64, route_##name##_f64, mean_##name##_f64}
 
@@ -122,6 +124,9 @@ static const fastcnn_pool pool_avx2 = TABLE(avx2);
 #endif
 
 #define MASK(count) ((1u << (count)) - 1)
+/* Keeps the compiler from folding the load of `value` into a masked load, which waits for its mask. */
+#undef LOADED
+#define LOADED(value) __asm__("" : "+v"(value))
 
 #define T float
 #define I int32_t

@@ -23,8 +23,9 @@ typedef struct {
 /* max:   output = the first of the largest elements, any NaN larger than every number; tags (of `tag_bytes` 1, 4 or 8,
           not read where 0) = its number. lane_out is 1.
    route: output = the sum of those elements of grad whose element of taps (of `tap_bytes` 1 or 4) is their own number.
-          lane_in is 1.
+          Takes at least FASTCNN_ROUTE_LANES lanes, with lane_in = lane_out = 1.
    mean:  output = the sum of the elements / divisor, added to what output holds where `add` is not 0. */
+#define FASTCNN_ROUTE_LANES 16 /* the longest register */
 #define FASTCNN_POOL(T, suffix)                                                                                       \
     void (*max_##suffix)(const fastcnn_run *run, const T *source, T *output, void *tags, int tag_bytes);              \
     void (*route_##suffix)(const fastcnn_run *run, const T *grad, const void *taps, int tap_bytes, T *output);        \

@@ -5,9 +5,10 @@
      LOAD_PART, STORE_PART  (pointer, count) -> vector, (pointer, vector, count): count < LANES elements
      PICK                   (pointer, step) -> LANES elements as an initialiser
      WIDEN, NARROW          (bytes) -> vector of I, (bytes, vector of I): LANES unsigned bytes
+     LOADED                 (vector) to say that it is loaded by now
 
-   Two registers of lanes go through a window together, their results in locals of a function that is inlined with a
-   constant number of registers. */
+   Two registers of lanes go through a run together, their results in locals of a function that is inlined with a
+   constant number of registers; a rest of fewer than LANES takes partial loads. */
 
 typedef T VEC __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
 typedef I INTS __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
@@ -37,165 +38,182 @@ INLINE void NAME(store_tags)(void *tags, const int tag_bytes, const INTS offset,
     else for (ptrdiff_t k = 0; k < n; k++) ((int64_t *)tags)[k] = tag + k * lane_tag + offset[k];
 }
 
-INLINE INTS NAME(load_taps)(const void *taps, const int tap_bytes, const ptrdiff_t n) {
-    if (tap_bytes == 1 && n == LANES) return (INTS)WIDEN((const uint8_t *)taps);
-    I wide[LANES] = {0};
-    if (tap_bytes == 1) for (ptrdiff_t k = 0; k < n; k++) wide[k] = ((const uint8_t *)taps)[k];
-    else for (ptrdiff_t k = 0; k < n; k++) wide[k] = ((const int32_t *)taps)[k];
+INLINE INTS NAME(load_taps)(const void *taps, const int tap_bytes) {
+    if (tap_bytes == 1) return (INTS)WIDEN((const uint8_t *)taps);
+    I wide[LANES];
+    for (ptrdiff_t k = 0; k < LANES; k++) wide[k] = ((const int32_t *)taps)[k];
     return *(const INTS *)wide;
 }
 
 /* --- max ---------------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
+INLINE void NAME(max_lanes)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
                             const ptrdiff_t step, T *output, char *tags, const int tag_bytes, ptrdiff_t tag) {
-    VEC best[2];
-    INTS offset[2] = {{0}, {0}}; /* the winner's number, counted from the first element's */
-    for (int k = 0; k < registers; k++) best[k] = NAME(load)(source + k * LANES * step, step, n);
-    ptrdiff_t j = 1; /* the first element is in already */
-    I row_number = 0;
-    for (ptrdiff_t i = r->rows; i > 0; i--) {
-        const T *p = source + j * r->column_step;
-        I number = row_number + (I)(j * r->column_tag);
-        for (; j < r->columns; j++) {
-            for (int k = 0; k < registers; k++) {
-                const VEC value = NAME(load)(p + k * LANES * step, step, n);
-                const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
-                best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
-                if (tag_bytes) offset[k] = (better & ((INTS){0} + number)) | (~better & offset[k]);
+    const ptrdiff_t rows = r->rows, columns = r->columns, row_step = r->row_step, column_step = r->column_step;
+    const INTS row_tag = (INTS){0} + (I)r->row_tag, column_tag = (INTS){0} + (I)r->column_tag;
+    for (ptrdiff_t x = r->places; x > 0; x--) {
+        VEC best[2];
+        INTS winner[2] = {{0}, {0}}; /* numbers are counted from the first element's here */
+        INTS row_number = {0};
+        const T *row = source;
+        for (int k = 0; k < registers; k++) best[k] = NAME(load)(source + k * LANES * step, step, n);
+        ptrdiff_t first = 1; /* the first element is in already */
+        for (ptrdiff_t i = rows; i > 0; i--) {
+            INTS number = row_number + (I)first * column_tag;
+            const T *p = row + first * column_step;
+            for (ptrdiff_t j = columns - first; j > 0; j--) {
+                for (int k = 0; k < registers; k++) {
+                    const VEC value = NAME(load)(p + k * LANES * step, step, n);
+                    const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
+                    best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
+                    if (tag_bytes) winner[k] = (better & number) | (~better & winner[k]);
+                }
+                p += column_step;
+                number += column_tag;
             }
-            p += r->column_step;
-            number += (I)r->column_tag;
+            first = 0;
+            row += row_step;
+            row_number += row_tag;
         }
-        j = 0;
-        source += r->row_step;
-        row_number += (I)r->row_tag;
-    }
-    for (int k = 0; k < registers; k++) {
-        NAME(store)(output + k * LANES, best[k], 1, n);
-        if (tag_bytes)
-            NAME(store_tags)(tags + k * LANES * tag_bytes, tag_bytes, offset[k], tag + k * LANES * r->lane_tag,
-                             r->lane_tag, n);
+        for (int k = 0; k < registers; k++) {
+            NAME(store)(output + k * LANES, best[k], 1, n);
+            if (tag_bytes)
+                NAME(store_tags)(tags + k * LANES * tag_bytes, tag_bytes, winner[k], tag + k * LANES * r->lane_tag,
+                                 r->lane_tag, n);
+        }
+        source += r->place_in;
+        output += r->place_out;
+        tags += r->place_out * tag_bytes;
+        tag += r->place_tag;
     }
 }
 
-INLINE void NAME(max_places)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
+INLINE void NAME(max_blocks)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
                              const int tag_bytes) {
-    for (ptrdiff_t x = 0; x < r->places; x++) {
-        const T *p = source + r->first + x * r->place_in;
-        T *out = output + x * r->place_out;
-        char *mark = tags + x * r->place_out * tag_bytes;
-        ptrdiff_t tag = r->tag + x * r->place_tag;
-        ptrdiff_t left = r->lanes;
-        for (; left >= 2 * LANES; left -= 2 * LANES) {
-            NAME(max_block)(2, LANES, r, p, step, out, mark, tag_bytes, tag);
-            p += 2 * LANES * step, out += 2 * LANES, mark += 2 * LANES * tag_bytes, tag += 2 * LANES * r->lane_tag;
-        }
-        if (left >= LANES) {
-            NAME(max_block)(1, LANES, r, p, step, out, mark, tag_bytes, tag);
-            p += LANES * step, out += LANES, mark += LANES * tag_bytes, tag += LANES * r->lane_tag, left -= LANES;
-        }
-        if (left) NAME(max_block)(1, left, r, p, step, out, mark, tag_bytes, tag);
+    const ptrdiff_t lanes = r->lanes;
+    ptrdiff_t at = 0;
+    source += r->first;
+#define BLOCK(registers, n)                                                                                         \
+    NAME(max_lanes)(registers, n, r, source + at * step, step, output + at, tags + at * tag_bytes, tag_bytes,       \
+                    r->tag + at * r->lane_tag)
+    for (; at + 2 * LANES <= lanes; at += 2 * LANES) BLOCK(2, LANES);
+    if (at + LANES <= lanes) {
+        BLOCK(1, LANES);
+        at += LANES;
     }
+    if (at < lanes) BLOCK(1, lanes - at);
+#undef BLOCK
 }
 
 static void NAME(max)(const fastcnn_run *r, const T *source, T *output, void *tags, int tag_bytes) {
     if (r->lane_in != 1) {
-        if (tag_bytes) NAME(max_places)(r, source, r->lane_in, output, tags, tag_bytes);
-        else NAME(max_places)(r, source, r->lane_in, output, tags, 0);
-    } else if (tag_bytes == 1) NAME(max_places)(r, source, 1, output, tags, 1);
-    else if (tag_bytes) NAME(max_places)(r, source, 1, output, tags, tag_bytes);
-    else NAME(max_places)(r, source, 1, output, tags, 0);
+        if (tag_bytes) NAME(max_blocks)(r, source, r->lane_in, output, tags, tag_bytes);
+        else NAME(max_blocks)(r, source, r->lane_in, output, tags, 0);
+    } else if (tag_bytes == 1) NAME(max_blocks)(r, source, 1, output, tags, 1);
+    else if (tag_bytes) NAME(max_blocks)(r, source, 1, output, tags, tag_bytes);
+    else NAME(max_blocks)(r, source, 1, output, tags, 0);
 }
 
 /* --- route -------------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(route_block)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *grad,
-                              const char *taps, const int tap_bytes, T *output) {
-    VEC total[2] = {{0}, {0}};
-    I row_number = (I)r->tag;
-    for (ptrdiff_t i = r->rows; i > 0; i--) {
-        const T *p = grad;
-        const char *mark = taps;
-        I number = row_number;
-        for (ptrdiff_t j = r->columns; j > 0; j--) {
-            for (int k = 0; k < registers; k++) {
-                const INTS won = NAME(load_taps)(mark + k * LANES * tap_bytes, tap_bytes, n) == (INTS){0} + number;
-                total[k] += (VEC)(won & (INTS)NAME(load)(p + k * LANES, 1, n));
+INLINE void NAME(route_lanes)(const int registers, const fastcnn_run *r, const T *grad, const char *taps,
+                              const int tap_bytes, T *output) {
+    const ptrdiff_t rows = r->rows, columns = r->columns, row_step = r->row_step, column_step = r->column_step;
+    const INTS row_tag = (INTS){0} + (I)r->row_tag, column_tag = (INTS){0} + (I)r->column_tag;
+    for (ptrdiff_t x = r->places; x > 0; x--) {
+        VEC total[2] = {{0}, {0}};
+        INTS row_number = (INTS){0} + (I)r->tag;
+        const T *row = grad;
+        const char *row_taps = taps;
+        for (ptrdiff_t i = rows; i > 0; i--) {
+            INTS number = row_number;
+            const T *p = row;
+            const char *mark = row_taps;
+            for (ptrdiff_t j = columns; j > 0; j--) {
+                for (int k = 0; k < registers; k++) {
+                    VEC value = *(const VEC *)(p + k * LANES);
+                    LOADED(value);
+                    const INTS won = NAME(load_taps)(mark + k * LANES * tap_bytes, tap_bytes) == number;
+                    total[k] += (VEC)(won & (INTS)value);
+                }
+                p += column_step;
+                mark += column_step * tap_bytes;
+                number += column_tag;
             }
-            p += r->column_step;
-            mark += r->column_step * tap_bytes;
-            number += (I)r->column_tag;
+            row += row_step;
+            row_taps += row_step * tap_bytes;
+            row_number += row_tag;
         }
-        grad += r->row_step;
-        taps += r->row_step * tap_bytes;
-        row_number += (I)r->row_tag;
+        for (int k = 0; k < registers; k++) *(VEC *)(output + k * LANES) = total[k];
+        grad += r->place_in;
+        taps += r->place_in * tap_bytes;
+        output += r->place_out;
     }
-    for (int k = 0; k < registers; k++) NAME(store)(output + k * LANES * r->lane_out, total[k], r->lane_out, n);
 }
 
-INLINE void NAME(route_places)(const fastcnn_run *r, const T *grad, const char *taps, const int tap_bytes, T *output) {
-    for (ptrdiff_t x = 0; x < r->places; x++) {
-        const T *p = grad + r->first + x * r->place_in;
-        const char *mark = taps + (r->first + x * r->place_in) * tap_bytes;
-        T *out = output + x * r->place_out;
-        ptrdiff_t left = r->lanes;
-        for (; left >= 2 * LANES; left -= 2 * LANES) {
-            NAME(route_block)(2, LANES, r, p, mark, tap_bytes, out);
-            p += 2 * LANES, mark += 2 * LANES * tap_bytes, out += 2 * LANES * r->lane_out;
-        }
-        if (left >= LANES) {
-            NAME(route_block)(1, LANES, r, p, mark, tap_bytes, out);
-            p += LANES, mark += LANES * tap_bytes, out += LANES * r->lane_out, left -= LANES;
-        }
-        if (left) NAME(route_block)(1, left, r, p, mark, tap_bytes, out);
+INLINE void NAME(route_blocks)(const fastcnn_run *r, const T *grad, const char *taps, const int tap_bytes, T *output) {
+    const ptrdiff_t lanes = r->lanes;
+    ptrdiff_t at = 0;
+    grad += r->first;
+    taps += r->first * tap_bytes;
+#define BLOCK(registers) NAME(route_lanes)(registers, r, grad + at, taps + at * tap_bytes, tap_bytes, output + at)
+    for (; at + 2 * LANES <= lanes; at += 2 * LANES) BLOCK(2);
+    for (; at < lanes; at += LANES) {
+        if (at > lanes - LANES) at = lanes - LANES; /* the last block may write some lanes again, the same */
+        BLOCK(1);
     }
+#undef BLOCK
 }
 
 static void NAME(route)(const fastcnn_run *r, const T *grad, const void *taps, int tap_bytes, T *output) {
-    if (tap_bytes == 1) NAME(route_places)(r, grad, taps, 1, output);
-    else NAME(route_places)(r, grad, taps, 4, output);
+    if (tap_bytes == 1) NAME(route_blocks)(r, grad, taps, 1, output);
+    else NAME(route_blocks)(r, grad, taps, 4, output);
 }
 
 /* --- mean --------------------------------------------------------------------------------------------------------- */
 
 /* Each row's sum first, then the rows: rounding errors grow with rows + columns instead of rows * columns. */
-INLINE void NAME(mean_block)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
+INLINE void NAME(mean_lanes)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
                              const ptrdiff_t step, T *output, const T divisor, const int add) {
-    VEC total[2] = {{0}, {0}};
-    for (ptrdiff_t i = 0; i < r->rows; i++) {
-        VEC row[2] = {{0}, {0}};
-        const T *p = source + i * r->row_step;
-        for (ptrdiff_t j = r->columns; j > 0; j--) {
-            for (int k = 0; k < registers; k++) row[k] += NAME(load)(p + k * LANES * step, step, n);
-            p += r->column_step;
+    const ptrdiff_t rows = r->rows, columns = r->columns, row_step = r->row_step, column_step = r->column_step;
+    for (ptrdiff_t x = r->places; x > 0; x--) {
+        VEC total[2] = {{0}, {0}};
+        const T *row = source;
+        for (ptrdiff_t i = rows; i > 0; i--) {
+            VEC sum[2] = {{0}, {0}};
+            const T *p = row;
+            for (ptrdiff_t j = columns; j > 0; j--) {
+                for (int k = 0; k < registers; k++) sum[k] += NAME(load)(p + k * LANES * step, step, n);
+                p += column_step;
+            }
+            for (int k = 0; k < registers; k++) total[k] += sum[k];
+            row += row_step;
         }
-        for (int k = 0; k < registers; k++) total[k] += row[k];
-    }
-    for (int k = 0; k < registers; k++) {
-        T *out = output + k * LANES * r->lane_out;
-        VEC mean = total[k] / ((VEC){0} + divisor);
-        if (add) mean += NAME(load)(out, r->lane_out, n);
-        NAME(store)(out, mean, r->lane_out, n);
+        for (int k = 0; k < registers; k++) {
+            T *out = output + k * LANES * r->lane_out;
+            VEC mean = total[k] / ((VEC){0} + divisor);
+            if (add) mean += NAME(load)(out, r->lane_out, n);
+            NAME(store)(out, mean, r->lane_out, n);
+        }
+        source += r->place_in;
+        output += r->place_out;
     }
 }
 
-INLINE void NAME(mean_places)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, const T divisor,
+INLINE void NAME(mean_blocks)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, const T divisor,
                               const int add) {
-    for (ptrdiff_t x = 0; x < r->places; x++) {
-        const T *p = source + r->first + x * r->place_in;
-        T *out = output + x * r->place_out;
-        ptrdiff_t left = r->lanes;
-        for (; left >= 2 * LANES; left -= 2 * LANES) {
-            NAME(mean_block)(2, LANES, r, p, step, out, divisor, add);
-            p += 2 * LANES * step, out += 2 * LANES * r->lane_out;
-        }
-        if (left >= LANES) {
-            NAME(mean_block)(1, LANES, r, p, step, out, divisor, add);
-            p += LANES * step, out += LANES * r->lane_out, left -= LANES;
-        }
-        if (left) NAME(mean_block)(1, left, r, p, step, out, divisor, add);
+    const ptrdiff_t lanes = r->lanes;
+    ptrdiff_t at = 0;
+    source += r->first;
+#define BLOCK(registers, n) \
+    NAME(mean_lanes)(registers, n, r, source + at * step, step, output + at * r->lane_out, divisor, add)
+    for (; at + 2 * LANES <= lanes; at += 2 * LANES) BLOCK(2, LANES);
+    if (at + LANES <= lanes) {
+        BLOCK(1, LANES);
+        at += LANES;
     }
+    if (at < lanes) BLOCK(1, lanes - at);
+#undef BLOCK
 }
 
 /* A single lane with long contiguous rows (a global mean of an NCHW plane): the columns fill the register. */
@@ -217,8 +235,8 @@ static void NAME(mean)(const fastcnn_run *r, const T *source, T *output, ptrdiff
     if (r->lanes == 1 && r->places == 1 && r->column_step == 1 && r->columns >= LANES) {
         const T mean = NAME(mean_of_plane)(r, source + r->first, (T)divisor);
         *output = add ? *output + mean : mean;
-    } else if (r->lane_in == 1) NAME(mean_places)(r, source, 1, output, (T)divisor, add);
-    else NAME(mean_places)(r, source, r->lane_in, output, (T)divisor, add);
+    } else if (r->lane_in == 1) NAME(mean_blocks)(r, source, 1, output, (T)divisor, add);
+    else NAME(mean_blocks)(r, source, r->lane_in, output, (T)divisor, add);
 }
 
 #undef T
