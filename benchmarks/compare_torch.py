@@ -13,6 +13,9 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 COMMANDS = {
     "convolutions": "the convolutions of well-known networks, in three passes: speed and error",
@@ -34,6 +37,7 @@ def parse() -> argparse.Namespace:
     add("--threads", type=int, default=2, metavar="N", help="threads of each side (default: 2)")
     add("--seconds", type=float, default=1.5, metavar="X", help="time for each row (default: 1.5)")
     add("--filter", default="", metavar="TEXT", help="only the rows with TEXT in their name")
+    add("--cpu-time", action="store_true", help="measure processor time; for --threads 1 on a machine that is busy")
     add("--isa", metavar="PATH", help="fastcnn's kernel path; avx2 holds PyTorch to AVX2 as well")
     add("--no-compile", action="store_true", help="leave torch.compile out of the steps")
     add("--json", metavar="FILE", help="save the figures")
@@ -41,6 +45,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.chart and not importlib.util.find_spec("matplotlib"):
         parser.error("--chart needs matplotlib: pip install matplotlib")
+    if options.cpu_time and options.threads != 1:
+        parser.error("--cpu-time needs --threads 1: the time of threads that wait for each other would count twice")
     return options
 
 
@@ -53,6 +59,13 @@ def set_environment(options: argparse.Namespace) -> None:
         os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
+def timer(options: argparse.Namespace) -> Callable[..., Any]:
+    """Return the timer of all commands: of a dict of callables and, if wanted, seconds."""
+    benchmark = importlib.import_module("fastcnn.benchmark")
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    return lambda sides, seconds=options.seconds: benchmark.interleave(sides, seconds, clock=clock)
+
+
 def main() -> int:
     options = parse()
     set_environment(options)
@@ -60,7 +73,9 @@ def main() -> int:
     reports = importlib.import_module("comparison.report")
     command = importlib.import_module(f"comparison.{options.command}")
     peer.set_threads(options.threads)
+    options.time = timer(options)
     report = reports.Report(options.command, peer.header())
+    report.add_header("clock", "processor time" if options.cpu_time else "wall time")
     status = command.run(options, report)
     if options.json:
         report.save_json(options.json)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from comparison import peer
+from comparison.peak import measure
 from comparison.peer import torch
 from comparison.report import NAME, OURS, TIMES, Column, Report, percent, small, timing_row
 from fastcnn import functional, reference
-from fastcnn.benchmark import ComparisonError, channels_last, interleave
+from fastcnn.benchmark import ComparisonError, channels_last
 
 PASSES = ("forward", "data", "weight")
 # How float32 products are computed: the only way there is.
@@ -179,18 +180,6 @@ def all_sides(layer: Layer, which: str) -> dict[str, Callable[[], Any]]:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def peak(seconds: float = 2.0) -> dict[str, float]:
-    """Flops a second that a product of two 2048x2048 float32 matrices reaches: the fastest call of each library."""
-    size = 2048
-    a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-    products = {"NumPy": lambda: a @ b, "fastcnn": lambda: functional.linear(a, b)}
-    if torch is not None:
-        ta, tb = torch.from_numpy(a), torch.from_numpy(b)
-        products["PyTorch"] = lambda: ta @ tb
-    timing = interleave(products, seconds)
-    return {name: 2 * size**3 / min(times) for name, times in timing.seconds.items()}
-
-
 def rows(filter: str) -> Iterator[tuple[str, Layer, str]]:
     """Names, layers and passes whose name contains `filter`."""
     for layer in SUITE:
@@ -202,10 +191,8 @@ def rows(filter: str) -> Iterator[tuple[str, Layer, str]]:
 
 def run(options: argparse.Namespace, report: Report) -> None:
     """Print the table of the suite."""
-    peaks = peak()
-    highest = max(peaks.values())
-    report.header["peak"] = ", ".join(f"{name} {value / 1e9:.0f} GF/s" for name, value in peaks.items())
-    print(f"float32 peak, from products of 2048x2048 matrices: {report.header['peak']}")
+    highest, how = measure(options.threads)
+    report.add_header("float32 peak", f"{highest / 1e9:.0f} GF/s: {how}")
     chosen = list(rows(options.filter))
     table = report.table(
         "Convolutions: median times; ratio = faster of PyTorch's two / fastcnn; relative errors against float64",
@@ -225,7 +212,7 @@ def run(options: argparse.Namespace, report: Report) -> None:
     for name, layer, which in chosen:
         sides = all_sides(layer, which)
         found = errors(layer, which, sides)
-        row = timing_row(interleave(sides, options.seconds), [side for side in sides if side != "fastcnn"])
+        row = timing_row(options.time(sides), [side for side in sides if side != "fastcnn"])
         speed = layer.flops / row["fastcnn"]
         row |= {f"error {side}": value for side, value in found.items()}
         table.add(name=name, precision=PRECISION, **row, gflops=speed / 1e9, fraction=speed / highest)

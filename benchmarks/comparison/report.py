@@ -82,11 +82,16 @@ class Report:
     """Everything that one run prints and saves."""
 
     def __init__(self, command: str, header: dict[str, str]) -> None:
-        self.command, self.header = command, header
+        self.command = command
+        self.header: dict[str, str] = {}
         self.tables: dict[str, Table] = {}
-        width = max(map(len, header))
         for name, value in header.items():
-            print(f"{name:{width}}  {value}")
+            self.add_header(name, value)
+
+    def add_header(self, name: str, value: str) -> None:
+        """Print, and keep, something that the figures depend on."""
+        self.header[name] = value
+        print(f"{name:26}  {value}")
 
     def table(self, title: str, columns: Sequence[Column], names: Sequence[str]) -> Table:
         """Begin a table whose rows will have the given names."""

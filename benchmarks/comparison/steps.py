@@ -18,7 +18,7 @@ from comparison.memory import add_row
 from comparison.peer import torch
 from comparison.report import NAME, OURS, Column, Report, timing_row
 from fastcnn import models, nn, optim
-from fastcnn.benchmark import channels_last, check_equal, duration, interleave
+from fastcnn.benchmark import channels_last, check_equal, duration
 from fastcnn.training import Trainer
 
 if torch is not None:
@@ -57,7 +57,7 @@ def _variants(make: Callable[[str, bool], Call], options: argparse.Namespace) ->
     """PyTorch in both memory orders, and the faster of them compiled; `make` takes order and whether to compile."""
     sides = {order: make(order, False) for order in ORDERS}
     if not options.no_compile:
-        order = interleave({order: make(order, False) for order in ORDERS}, TRIAL).fastest(ORDERS)
+        order = options.time({order: make(order, False) for order in ORDERS}, TRIAL).fastest(ORDERS)
         torch.compiler.reset()
         sides[f"{order}, {COMPILED}"] = make(order, True)
     return sides
@@ -102,7 +102,7 @@ def _torch_step(
 def _training(name: str, build: Callable[..., nn.Module], size: tuple[int, ...]) -> Row:
     def theirs(options: argparse.Namespace) -> dict[str, Call]:
         trial = {kind: _torch_step(build, size, kind, "contiguous", False) for kind in OPTIMIZERS}
-        optimizer = interleave(trial, TRIAL).fastest(OPTIMIZERS)
+        optimizer = options.time(trial, TRIAL).fastest(OPTIMIZERS)
         sides = _variants(partial(_torch_step, build, size, optimizer), options)
         return {f"{side}, {optimizer}": call for side, call in sides.items()}
 
@@ -322,6 +322,6 @@ def _time(rows: Sequence[Row], options: argparse.Namespace, report: Report) -> N
     for row in rows:
         theirs = {} if torch is None else row.theirs(options)
         sides = _compared(row.name, theirs | {"fastcnn": row.ours()})
-        figures = timing_row(interleave(sides, options.seconds), [side for side in sides if side != "fastcnn"])
+        figures = timing_row(options.time(sides), [side for side in sides if side != "fastcnn"])
         table.add(name=row.name, precision=PRECISION, torch=figures.get(figures.get("best")), **figures)
     table.sum_up()
