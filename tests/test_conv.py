@@ -220,6 +220,8 @@ def test_concurrent_callers():
 
 X, W = np.zeros((2, 4, 5, 7)), np.zeros((6, 4, 3, 3))
 WRONG = [
+    ((None, W), {}, TypeError, "input: expected a NumPy array of float32 or float64, got None"),
+    ((X, None), {}, TypeError, "weight: expected a NumPy array of float32 or float64, got None"),
     ((X.tolist(), W), {}, TypeError, "input: expected a NumPy array of float32 or float64, got list"),
     ((X.astype(int), W), {}, TypeError, "input: expected an array of float32 or float64, got int64"),
     ((X, W.astype(np.float32)), {}, TypeError, "weight: expected float64 as input, got float32"),

@@ -110,6 +110,8 @@ def fits(name: str, size: tuple[int, ...], itemsize: int = 8) -> None:
 
 def integer(name: str, value: object, minimum: int) -> int:
     """Check one whole number; NumPy integers are welcome, bool and float are not."""
+    if type(value) is int and minimum <= value <= sys.maxsize:
+        return value
     wanted = {0: "a non-negative int", 1: "a positive int"}.get(minimum, f"an int of at least {minimum}")
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         fail(name, wanted, repr(value), TypeError)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import required
 from fastcnn.functional._scratch import scratch
 from fastcnn.kernels import conv as _conv_kernel
 from fastcnn.kernels import im2col as _im2col
@@ -65,7 +68,7 @@ def im2col(input, kernel_size, dilation=1, padding=0, stride=1):
            [3., 4.],
            [4., 5.]], dtype=float32)
     """
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     check.ndim("input", input, 4, 3)
     if input.ndim == 3:
         return im2col(input[None], kernel_size, dilation, padding, stride)[0]
@@ -111,7 +114,7 @@ def col2im(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     array([[1., 2., 1.],
            [1., 2., 1.]], dtype=float32)
     """
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     check.ndim("input", input, 3, 2)
     if input.ndim == 2:
         return col2im(input[None], output_size, kernel_size, dilation, padding, stride)[0]
@@ -162,7 +165,7 @@ def im2col1d(input, kernel_size, dilation=1, padding=0, stride=1):
     array([[1., 2.],
            [2., 3.]])
     """
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     check.ndim("input", input, 3, 2)
     return im2col(
         input[..., None, :],
@@ -215,48 +218,54 @@ def col2im1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
 
 
 def _padding(padding, kernel, stride, dilation):
-    """(before, after) per axis from an int, a tuple, 'same' or 'valid'."""
-    if isinstance(padding, str):
-        if padding == "valid":
-            return (0,) * len(kernel), (0,) * len(kernel)
-        if padding != "same":
-            check.fail("padding", "an int, a tuple of int, 'same' or 'valid'", repr(padding))
+    """(before, after) per axis from a tuple, 'same' or 'valid'."""
+    if padding == "valid":
+        return (0,) * len(kernel), (0,) * len(kernel)
+    if padding == "same":
         if any(step != 1 for step in stride):
             check.fail("padding", "'same' only with stride 1", f"stride {stride}")
         total = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-    both = check.integers("padding", padding, len(kernel), 0)
-    return both, both
+    return padding, padding
 
 
-def _conv_window(input, weight, stride, padding, dilation, groups, dims):
-    """Check a convolution's arguments: its geometry (with groups, outputs and the order) and its output shape."""
-    check.ndim("input", input, 4)
-    step = check.integers("stride", stride, dims, 1)
-    spread = check.integers("dilation", dilation, dims, 1)
-    groups = check.integer("groups", groups, 1)
-    kernel = weight.shape[4 - dims :]
-    if min(weight.shape) < 1:
-        check.fail("weight", "no extent of zero", f"shape {weight.shape}")
-    before, after = _padding(padding, kernel, step, spread)
-    n, c, h, w = input.shape
-    if c != weight.shape[1] * groups:
-        check.fail("input", f"{weight.shape[1]} (of weight) * {groups} (groups) channels", f"shape {input.shape}")
-    if weight.shape[0] % groups:
-        check.fail("groups", f"a divisor of the {weight.shape[0]} output channels", groups)
+@lru_cache(maxsize=4096)  # a network asks for the same few dozen, step after step
+def _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims, channels_last):
+    """Check a convolution's shapes: the kernels' geometry, and the shape of the output."""
+    kernel = weight_shape[4 - dims :]
+    if min(weight_shape) < 1:
+        check.fail("weight", "no extent of zero", f"shape {weight_shape}")
+    before, after = _padding(padding, kernel, stride, dilation)
+    n, c, h, w = input_shape
+    if c != weight_shape[1] * groups:
+        check.fail("input", f"{weight_shape[1]} (of weight) * {groups} (groups) channels", f"shape {input_shape}")
+    if weight_shape[0] % groups:
+        check.fail("groups", f"a divisor of the {weight_shape[0]} output channels", groups)
     places = tuple(
         (size + b + a - d * (k - 1) - 1) // s + 1
-        for size, b, a, d, k, s in zip((h, w)[2 - dims :], before, after, spread, kernel, step, strict=True)
+        for size, b, a, d, k, s in zip((h, w)[2 - dims :], before, after, dilation, kernel, stride, strict=True)
     )
     if min(places) < 1 or min(h, w) < 1:
         check.fail("weight", f"a kernel that fits the padded input {(h, w)[2 - dims :]} + {before} + {after}", kernel)
     if dims == 1:
-        places, step, before, spread = (1, *places), (1, *step), (0, *before), (1, *spread)
-    output = (n, weight.shape[0], *places)
-    check.fits("input", (n, c * weight.shape[2] * weight.shape[3], *places))
+        places, stride, before, dilation = (1, *places), (1, *stride), (0, *before), (1, *dilation)
+    output = (n, weight_shape[0], *places)
+    check.fits("input", (n, c * weight_shape[2] * weight_shape[3], *places))
     check.fits("input", output)
+    return check.window(input_shape, places, weight_shape[2:], stride, before, dilation, channels_last), output
+
+
+def _conv_window(input, weight, stride, padding, dilation, groups, dims):
+    """Check a convolution's arguments: the input in one of the two orders, its geometry and the output's shape."""
+    stride = check.integers("stride", stride, dims, 1)
+    dilation = check.integers("dilation", dilation, dims, 1)
+    groups = check.integer("groups", groups, 1)
+    if not isinstance(padding, str):
+        padding = check.integers("padding", padding, dims, 0)
+    elif padding not in ("same", "valid"):
+        check.fail("padding", "an int, a tuple of int, 'same' or 'valid'", repr(padding))
     input, channels_last = check.ordered(input)
-    return input, check.window(input.shape, places, weight.shape[2:], step, before, spread, channels_last), output
+    return input, *_geometry(input.shape, weight.shape, stride, padding, dilation, groups, dims, channels_last)
 
 
 def conv_scratch(which, window, outputs, groups, itemsize):
@@ -280,7 +289,8 @@ def _from_2d(array, dims, batched):
 
 
 def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
-    input, weight, bias = check.floats(input=input, weight=weight, bias=bias)
+    input, weight = required(input=input, weight=weight)
+    _, bias = check.floats(weight=weight, bias=bias)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
     if bias is not None:
@@ -297,7 +307,7 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
 
 
 def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, dims):
-    grad_output, input, weight = check.floats(grad_output=grad_output, input=input, weight=weight)
+    grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
     check.ndim("grad_output", grad_output, input.ndim)

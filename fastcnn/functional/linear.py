@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import required
 from fastcnn.functional._scratch import scratch
 from fastcnn.kernels import linear as _linear
 from fastcnn.kernels.threads import get_num_threads
@@ -53,7 +54,8 @@ def linear(input, weight, bias=None):
     >>> F.linear(np.array([[1., 2.]]), np.array([[3., 4.], [5., 6.]]), np.array([0.5, 0.]))
     array([[11.5, 17. ]])
     """
-    input, weight, bias = check.floats(input=input, weight=weight, bias=bias)
+    input, weight = required(input=input, weight=weight)
+    _, bias = check.floats(weight=weight, bias=bias)
     rows, matrix = _rows(input, weight)
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
@@ -96,7 +98,7 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
     (array([[53., 64.]]), array([[ 1.,  2.],
            [10., 20.]]), array([ 1., 10.]))
     """
-    grad_output, input, weight = check.floats(grad_output=grad_output, input=input, weight=weight)
+    grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
     rows, matrix = _rows(input, weight)
     check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
     needs = check.needs(needs)
