@@ -161,7 +161,7 @@ def adam_update(
     step = check.integer("step", step, 1)
     lr = number("lr", lr, 0)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if number(name, beta, 0, 1) == 1:
+        if number(name, beta, 0) >= 1:
             check.fail(name, "a number from 0 to below 1", repr(beta))
     eps = number("eps", eps, 0)
     weight_decay = number("weight_decay", weight_decay, 0)
