@@ -28,6 +28,7 @@ EXTENSIONS = {
     "loss": [],
     "activation": [],
     "norm": [],
+    "table": [],
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
@@ -99,12 +100,12 @@ class BuildKernels(build_ext):
 
 
 def extensions():
-    headers = [str(path) for path in Path("fastcnn/kernels").rglob("*.h")]
+    headers = [str(path) for path in Path("fastcnn").rglob("*.h")]
     return [
         Extension(
             f"fastcnn.kernels.{name}",
             [f"fastcnn/kernels/{name}.pyx", *(f"fastcnn/kernels/{source}" for source in sources)],
-            include_dirs=["fastcnn/kernels"],
+            include_dirs=["fastcnn/include", "fastcnn/kernels"],
             depends=headers,
         )
         for name, sources in EXTENSIONS.items()

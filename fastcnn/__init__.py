@@ -5,7 +5,7 @@ arrays (and `cimport fastcnn.kernels...` over pointers); `benchmarks/` and `fast
 """
 
 from fastcnn import functional, models, nn, optim
-from fastcnn.config import __version__, show_config
+from fastcnn.config import __version__, get_include, show_config
 from fastcnn.kernels.threads import get_num_threads, set_num_threads
 from fastcnn.random import manual_seed
 from fastcnn.training import (
@@ -27,6 +27,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "functional",
+    "get_include",
     "get_num_threads",
     "load_checkpoint",
     "load_dataset",

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import numpy as np
 
 from fastcnn.kernels import isa, threads
 
 __version__ = "0.1.0"
+
+
+def get_include() -> str:
+    """Return the folder of the C headers, for the compiler's include path.
+
+    `#include <fastcnn/kernels.h>` offers the kernels to C and C++; a Cython module that cimports `fastcnn.kernels.conv`,
+    `.pooling`, `.im2col` or `.geometry` needs the folder in the `include_dirs` of its extension.
+
+    Returns
+    -------
+    str
+        An absolute path.
+
+    Examples
+    --------
+    >>> import os, fastcnn
+    >>> sorted(os.listdir(os.path.join(fastcnn.get_include(), "fastcnn")))
+    ['geometry.h', 'kernels.h']
+    """
+    return str(Path(__file__).resolve().parent / "include")
 
 
 def show_config(mode: str = "stdout") -> dict[str, str] | None:

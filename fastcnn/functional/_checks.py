@@ -180,7 +180,7 @@ def window(
     dilation: tuple[int, int],
     channels_last: bool,
 ) -> dict[str, int]:
-    """Return the kernels' geometry struct (kernels/geometry.h), as the dict that Cython turns into it."""
+    """Return the kernels' geometry struct (include/fastcnn/geometry.h), as the dict that Cython turns into it."""
     (n, c, h, w), (oh, ow), (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
         input_shape, places, kernel, stride, before, dilation,
     )  # fmt: skip

@@ -2,10 +2,11 @@ from cython cimport floating
 
 from .geometry cimport Window
 
-cdef enum Pass:
-    FORWARD
-    BACKWARD_DATA
-    BACKWARD_WEIGHT
+cdef extern from "fastcnn/kernels.h" nogil:
+    ctypedef enum Pass "fastcnn_pass":
+        FORWARD "FASTCNN_FORWARD"
+        BACKWARD_DATA "FASTCNN_BACKWARD_DATA"
+        BACKWARD_WEIGHT "FASTCNN_BACKWARD_WEIGHT"
 
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil

@@ -1,4 +1,4 @@
-cdef extern from "geometry.h" nogil:
+cdef extern from "fastcnn/geometry.h" nogil:
     ctypedef struct Window "fastcnn_window":
         Py_ssize_t n, c, h, w
         Py_ssize_t oh, ow

@@ -12,7 +12,7 @@ from cython.parallel cimport prange
 from libc.string cimport memset
 
 from .geometry cimport Window, end_inside, first_inside
-from .threads cimport threads_for
+from .threads cimport max_threads, threads_for
 
 
 cdef inline void _plane_to_columns(const floating* plane, Py_ssize_t row_step, Py_ssize_t column_step,
@@ -69,31 +69,32 @@ cdef inline Py_ssize_t _plane_offset(Py_ssize_t plane, const Window* g) noexcept
     return plane * g.h * g.w
 
 
-cdef void im2col_ptr(const floating* input, floating* columns, const Window* g) noexcept nogil:
+cdef void im2col_ptr(const floating* input, floating* columns, const Window* g, int threads) noexcept nogil:
     """columns (n, c*kh*kw, oh*ow) from input (n, c, h, w) in the memory order that `g` names."""
     cdef Py_ssize_t plane, planes = g.n * g.c
     cdef Py_ssize_t size = g.kh * g.kw * g.oh * g.ow
     cdef Py_ssize_t column_step = g.c if g.channels_last else 1
-    for plane in prange(planes, schedule="static", num_threads=threads_for(planes, planes * size)):
+    for plane in prange(planes, schedule="static", num_threads=min(threads, threads_for(planes, planes * size))):
         _plane_to_columns(input + _plane_offset(plane, g), g.w * column_step, column_step, columns + plane * size, g)
 
 
-cdef void col2im_ptr(const floating* columns, floating* output, const Window* g) noexcept nogil:
+cdef void col2im_ptr(const floating* columns, floating* output, const Window* g, int threads) noexcept nogil:
     """output (n, c, h, w) in the memory order that `g` names: each pixel the sum of the column entries that read it."""
     cdef Py_ssize_t plane, planes = g.n * g.c
     cdef Py_ssize_t size = g.kh * g.kw * g.oh * g.ow
     cdef Py_ssize_t column_step = g.c if g.channels_last else 1
-    for plane in prange(planes, schedule="static", num_threads=threads_for(planes, planes * (size + g.h * g.w))):
+    for plane in prange(planes, schedule="static",
+                        num_threads=min(threads, threads_for(planes, planes * (size + g.h * g.w)))):
         _columns_to_plane(columns + plane * size, output + _plane_offset(plane, g), g.w * column_step, column_step, g)
 
 
 def im2col(const floating[:, :, :, :] input, floating[:, :, ::1] columns, Window g):
     """im2col(input, columns, g): fill `columns` (n, c*kh*kw, oh*ow); `functional` checks the arguments."""
     with nogil:
-        im2col_ptr(&input[0, 0, 0, 0], &columns[0, 0, 0], &g)
+        im2col_ptr(&input[0, 0, 0, 0], &columns[0, 0, 0], &g, max_threads())
 
 
 def col2im(const floating[:, :, ::1] columns, floating[:, :, :, :] output, Window g):
     """col2im(columns, output, g): overwrite `output` (n, c, h, w); `functional` checks the arguments."""
     with nogil:
-        col2im_ptr(&columns[0, 0, 0], &output[0, 0, 0, 0], &g)
+        col2im_ptr(&columns[0, 0, 0], &output[0, 0, 0, 0], &g, max_threads())

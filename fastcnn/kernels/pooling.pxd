@@ -14,19 +14,21 @@ ctypedef fused tag_t:
     int32_t
     int64_t
 
-cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g) noexcept nogil
-cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil
+cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g,
+                       int threads) noexcept nogil
+cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
-                                     const Window* g) noexcept nogil
+                                     const Window* g, int threads) noexcept nogil
 
 cdef Py_ssize_t scatter_ptr(const floating* values, const int64_t* indices, floating* planes, const Window* g,
-                            bint add) noexcept nogil
-cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* values, const Window* g) noexcept nogil
+                            bint add, int threads) noexcept nogil
+cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* values, const Window* g,
+                         int threads) noexcept nogil
 
 cdef void avg_pool_ptr(const floating* input, floating* output, const Window* g, bint count_include_pad,
-                       Py_ssize_t divisor_override) noexcept nogil
+                       Py_ssize_t divisor_override, int threads) noexcept nogil
 cdef void avg_pool_backward_ptr(const floating* grad_output, floating* grad_input, const Window* g,
-                                bint count_include_pad, Py_ssize_t divisor_override) noexcept nogil
-cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g) noexcept nogil
+                                bint count_include_pad, Py_ssize_t divisor_override, int threads) noexcept nogil
+cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g, int threads) noexcept nogil
 cdef void adaptive_avg_pool_backward_ptr(const floating* grad_output, floating* grad_input,
-                                         const Window* g) noexcept nogil
+                                         const Window* g, int threads) noexcept nogil

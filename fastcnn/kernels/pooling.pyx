@@ -20,7 +20,7 @@ from libc.string cimport memset
 
 from .geometry cimport Window, end_inside, first_inside
 from .isa cimport micro
-from .threads cimport threads_for
+from .threads cimport max_threads, threads_for
 
 
 cdef extern from "micro/pool.h" nogil:
@@ -183,7 +183,8 @@ cdef inline void _max_row(const floating* input, floating* output, tag_t* tags, 
         x += taps.count
 
 
-cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g) noexcept nogil:
+cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g,
+                       int threads) noexcept nogil:
     """output (n, c, oh, ow), and what is kept for the backward pass in `tags` of that shape, unless it is NULL.
 
     Every window must hold an element of the input. Planes for indices must have fewer than 2**31 elements.
@@ -192,7 +193,7 @@ cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, con
     cdef Py_ssize_t work = tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
     cdef Inner inner = _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, work)):
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
         _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
                  task % g.oh, inner, g, lanes)
 
@@ -232,11 +233,11 @@ cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner in
     return False
 
 
-cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g) noexcept nogil:
+cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil:
     """Whether some tap is not of its window, or lies in the padding."""
     cdef Py_ssize_t task, tasks = _planes(g), plane = g.oh * g.ow * _pixel(g), wrong = 0
     cdef Inner inner_rows = _inner_rows(g), inner = _inner_columns(g)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * plane)):
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, tasks * plane))):
         wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g)
     return wrong != 0
 
@@ -265,17 +266,18 @@ cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floa
 
 
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
-                                     const Window* g) noexcept nogil:
+                                     const Window* g, int threads) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is."""
     cdef Py_ssize_t task, tasks = g.n * g.h, line = g.w * g.c, plane = g.oh * g.ow * g.c
     cdef Inner inner
     cdef const Lanes* lanes
     if not g.channels_last or g.c < ROUTE_LANES:
-        _scatter(grad_output, taps, grad_input, g, True)
+        _scatter(grad_output, taps, grad_input, g, True, threads)
         return
     inner = _inner_columns(g)
     lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + g.n * plane)):
+    for task in prange(tasks, schedule="static",
+                       num_threads=min(threads, threads_for(tasks, tasks * line + g.n * plane))):
         _route_row(grad_output + task // g.h * plane, taps + task // g.h * plane, grad_input + task * line,
                    task % g.h, inner, g, lanes)
 
@@ -331,11 +333,12 @@ cdef inline Py_ssize_t _scatter_block(const floating* values, const tag_t* tags,
 
 
 cdef inline Py_ssize_t _scatter(const floating* values, const tag_t* tags, floating* planes, const Window* g,
-                                bint add) noexcept nogil:
+                                bint add, int threads) noexcept nogil:
     cdef Py_ssize_t block = _block(g), blocks = (_pixel(g) + block - 1) // block
     cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
     cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * (small + large))):
+    for task in prange(tasks, schedule="static",
+                       num_threads=min(threads, threads_for(tasks, _planes(g) * (small + large)))):
         lane = task % blocks * block
         wrong += _scatter_block(values + task // blocks * small + lane, tags + task // blocks * small + lane,
                                 planes + task // blocks * large + lane, min(block, _pixel(g) - lane), g, add)
@@ -343,13 +346,13 @@ cdef inline Py_ssize_t _scatter(const floating* values, const tag_t* tags, float
 
 
 cdef Py_ssize_t scatter_ptr(const floating* values, const int64_t* indices, floating* planes, const Window* g,
-                            bint add) noexcept nogil:
+                            bint add, int threads) noexcept nogil:
     """Put (or, with `add`, add up) values (n, c, oh, ow) where their indices say, in planes (n, c, h, w) of zeros.
 
     The last in row-major order wins where one index repeats. Returns how many indices lie outside the plane; they are
     passed over.
     """
-    return _scatter(values, indices, planes, g, add)
+    return _scatter(values, indices, planes, g, add, threads)
 
 
 cdef inline Py_ssize_t _take_block(floating* planes, const int64_t* indices, floating* values, Py_ssize_t channels,
@@ -367,7 +370,8 @@ cdef inline Py_ssize_t _take_block(floating* planes, const int64_t* indices, flo
     return wrong
 
 
-cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* values, const Window* g) noexcept nogil:
+cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* values, const Window* g,
+                         int threads) noexcept nogil:
     """Move elements of planes (n, c, h, w) to values (n, c, oh, ow): the gradient of `scatter_ptr` without `add`.
 
     What is taken leaves 0 behind. The last index in row-major order is served first, for it is the one whose value
@@ -376,7 +380,7 @@ cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* val
     cdef Py_ssize_t block = _block(g), blocks = (_pixel(g) + block - 1) // block
     cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
     cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, _planes(g) * small)):
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, _planes(g) * small))):
         lane = task % blocks * block
         wrong += _take_block(planes + task // blocks * large + lane, indices + task // blocks * small + lane,
                              values + task // blocks * small + lane, min(block, _pixel(g) - lane), g)
@@ -453,12 +457,13 @@ cdef inline void _mean_row(const floating* input, floating* output, Py_ssize_t y
         x += count
 
 
-cdef void _mean_forward(const floating* input, floating* output, const Window* g, Rule rule) noexcept nogil:
+cdef void _mean_forward(const floating* input, floating* output, const Window* g, Rule rule,
+                        int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
     cdef Py_ssize_t work = _planes(g) * plane if rule.adaptive else tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, work)):
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
         _mean_row(input + task // g.oh * plane, output + task * line, task % g.oh, inner, g, rule, lanes)
 
 
@@ -518,35 +523,37 @@ cdef inline void _share_row(const floating* grad_output, floating* grad_input, P
             column += count * step
 
 
-cdef void _mean_backward(const floating* grad_output, floating* grad_input, const Window* g, Rule rule) noexcept nogil:
+cdef void _mean_backward(const floating* grad_output, floating* grad_input, const Window* g, Rule rule,
+                         int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=threads_for(tasks, tasks * line + _planes(g) * plane)):
+    for task in prange(tasks, schedule="static",
+                       num_threads=min(threads, threads_for(tasks, tasks * line + _planes(g) * plane))):
         _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner, g, rule, lanes)
 
 
 cdef void avg_pool_ptr(const floating* input, floating* output, const Window* g, bint count_include_pad,
-                       Py_ssize_t divisor_override) noexcept nogil:
+                       Py_ssize_t divisor_override, int threads) noexcept nogil:
     """output (n, c, oh, ow): the sum of each window over its divisor (0 for no override). Dilation is taken as 1."""
-    _mean_forward(input, output, g, Rule(False, count_include_pad, divisor_override))
+    _mean_forward(input, output, g, Rule(False, count_include_pad, divisor_override), threads)
 
 
 cdef void avg_pool_backward_ptr(const floating* grad_output, floating* grad_input, const Window* g,
-                                bint count_include_pad, Py_ssize_t divisor_override) noexcept nogil:
+                                bint count_include_pad, Py_ssize_t divisor_override, int threads) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum over the windows that hold it of gradient / divisor."""
-    _mean_backward(grad_output, grad_input, g, Rule(False, count_include_pad, divisor_override))
+    _mean_backward(grad_output, grad_input, g, Rule(False, count_include_pad, divisor_override), threads)
 
 
-cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g) noexcept nogil:
-    """output (n, c, oh, ow): the mean of rows y*h//oh to ceil((y+1)*h/oh), columns alike; sizes are all it reads of g."""
-    _mean_forward(input, output, g, Rule(True, False, 0))
+cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g, int threads) noexcept nogil:
+    """output (n, c, oh, ow): the mean of rows y*h//oh to ceil((y+1)*h/oh), columns alike; of g, it reads sizes alone."""
+    _mean_forward(input, output, g, Rule(True, False, 0), threads)
 
 
 cdef void adaptive_avg_pool_backward_ptr(const floating* grad_output, floating* grad_input,
-                                         const Window* g) noexcept nogil:
+                                         const Window* g, int threads) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum over the windows that hold it of gradient / window's size."""
-    _mean_backward(grad_output, grad_input, g, Rule(True, False, 0))
+    _mean_backward(grad_output, grad_input, g, Rule(True, False, 0), threads)
 
 
 # --- the doors for memoryviews: arguments are trusted, `functional` checks them ---------------------------------------
@@ -555,13 +562,13 @@ cdef void adaptive_avg_pool_backward_ptr(const floating* grad_output, floating* 
 def max_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, tag_t[:, :, :, :] tags, Window g):
     """max_pool(input, output, tags, g): fill `output` and `tags` (uint8 or int32 taps, int64 indices)."""
     with nogil:
-        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &tags[0, 0, 0, 0], &g)
+        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &tags[0, 0, 0, 0], &g, max_threads())
 
 
 def max_pool_values(const floating[:, :, :, :] input, floating[:, :, :, :] output, Window g):
     """max_pool_values(input, output, g): fill `output` alone."""
     with nogil:
-        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], <uint8_t*>NULL, &g)
+        max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], <uint8_t*>NULL, &g, max_threads())
 
 
 def max_pool_taps_backward(const floating[:, :, :, :] grad_output, const tap_t[:, :, :, :] taps,
@@ -569,9 +576,10 @@ def max_pool_taps_backward(const floating[:, :, :, :] grad_output, const tap_t[:
     """max_pool_taps_backward(grad_output, taps, grad_input, g) -> bool: fill `grad_input`; False if a tap is wrong."""
     cdef bint wrong
     with nogil:
-        wrong = wrong_taps_ptr(&taps[0, 0, 0, 0], &g)
+        wrong = wrong_taps_ptr(&taps[0, 0, 0, 0], &g, max_threads())
         if not wrong:
-            max_pool_taps_backward_ptr(&grad_output[0, 0, 0, 0], &taps[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g)
+            max_pool_taps_backward_ptr(&grad_output[0, 0, 0, 0], &taps[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g,
+                                       max_threads())
     return not wrong
 
 
@@ -580,7 +588,7 @@ def scatter(const floating[:, :, :, :] values, const int64_t[:, :, :, :] indices
     """scatter(values, indices, planes, g, add) -> bool: fill `planes`; False if an index is outside them."""
     cdef Py_ssize_t wrong
     with nogil:
-        wrong = scatter_ptr(&values[0, 0, 0, 0], &indices[0, 0, 0, 0], &planes[0, 0, 0, 0], &g, add)
+        wrong = scatter_ptr(&values[0, 0, 0, 0], &indices[0, 0, 0, 0], &planes[0, 0, 0, 0], &g, add, max_threads())
     return not wrong
 
 
@@ -588,7 +596,7 @@ def take(floating[:, :, :, :] planes, const int64_t[:, :, :, :] indices, floatin
     """take(planes, indices, values, g) -> bool: fill `values`, empty `planes`; False if an index is outside them."""
     cdef Py_ssize_t wrong
     with nogil:
-        wrong = take_ptr(&planes[0, 0, 0, 0], &indices[0, 0, 0, 0], &values[0, 0, 0, 0], &g)
+        wrong = take_ptr(&planes[0, 0, 0, 0], &indices[0, 0, 0, 0], &values[0, 0, 0, 0], &g, max_threads())
     return not wrong
 
 
@@ -596,7 +604,7 @@ def avg_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, Wind
              Py_ssize_t divisor_override):
     """avg_pool(input, output, g, count_include_pad, divisor_override): fill `output`; 0 for no override."""
     with nogil:
-        avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g, count_include_pad, divisor_override)
+        avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g, count_include_pad, divisor_override, max_threads())
 
 
 def avg_pool_backward(const floating[:, :, :, :] grad_output, floating[:, :, :, :] grad_input, Window g,
@@ -604,16 +612,16 @@ def avg_pool_backward(const floating[:, :, :, :] grad_output, floating[:, :, :, 
     """avg_pool_backward(grad_output, grad_input, g, count_include_pad, divisor_override): fill `grad_input`."""
     with nogil:
         avg_pool_backward_ptr(&grad_output[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g, count_include_pad,
-                              divisor_override)
+                              divisor_override, max_threads())
 
 
 def adaptive_avg_pool(const floating[:, :, :, :] input, floating[:, :, :, :] output, Window g):
     """adaptive_avg_pool(input, output, g): fill `output`; of `g`, only the sizes and the order are read."""
     with nogil:
-        adaptive_avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g)
+        adaptive_avg_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &g, max_threads())
 
 
 def adaptive_avg_pool_backward(const floating[:, :, :, :] grad_output, floating[:, :, :, :] grad_input, Window g):
     """adaptive_avg_pool_backward(grad_output, grad_input, g): fill `grad_input`."""
     with nogil:
-        adaptive_avg_pool_backward_ptr(&grad_output[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g)
+        adaptive_avg_pool_backward_ptr(&grad_output[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g, max_threads())
