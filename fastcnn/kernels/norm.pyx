@@ -147,8 +147,11 @@ cdef inline void _tile_sums(const floating* x, const floating* dy, const floatin
     x += t.start
     if dy != NULL:
         dy += t.start
+    for j in range(channels):
+        column_centre[j] = centre[t.channel + j]
+    for j in range(channels, t.width):
+        column_centre[j] = column_centre[j - channels]
     for j in range(t.width):
-        column_centre[j] = centre[t.channel + j % t.period]
         first[j] = 0
         second[j] = 0
     for i in range(_ceil(t.rows, RUN)):
@@ -158,9 +161,10 @@ cdef inline void _tile_sums(const floating* x, const floating* dy, const floatin
     if t.tail:
         i = t.rows * t.stride
         _add_run(x + i, dy if dy == NULL else dy + i, column_centre, 1, t.stride, t.tail, first, second)
-    for j in range(channels, t.width):
-        first[j % channels] += first[j]
-        second[j % channels] += second[j]
+    for i in range(1, t.width // channels):
+        for j in range(channels):
+            first[j] += first[i * channels + j]
+            second[j] += second[i * channels + j]
     for j in range(channels):
         partials[2 * j] = first[j]
         partials[2 * j + 1] = second[j]
