@@ -3,6 +3,10 @@
 Names, argument order, defaults and meanings are `torch.nn.functional`'s. Arrays are float32 or float64, shapes NCHW;
 memory may be C-contiguous or channels-last (an NHWC array seen through `transpose(0, 3, 1, 2)`), and the output keeps
 the order of the input. Wrong arguments raise TypeError or ValueError; nothing passed in is changed by a failed call.
+
+Where an array is asked for, any object will do that shares its memory by the array interface, the buffer protocol or,
+on the CPU, DLPack: tensors of other libraries. What is returned is NumPy's. Functions with a keyword `out` write to the
+array given there, and return it.
 """
 
 from fastcnn.functional.activation import (

@@ -31,6 +31,14 @@ def flat(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(axes)).reshape(-1)
 
 
+def contiguous(out: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Return the flat view of an `out` whose memory must run through `axes` from slow to fast."""
+    view = out.transpose(axes)
+    if not view.flags.c_contiguous:
+        check.fail("out", f"contiguous memory, its axes {axes} from slow to fast", f"strides {out.strides}")
+    return view.reshape(-1)
+
+
 def empty(shape: tuple[int, ...], axes: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Allocate an array whose memory runs through `axes` from slow to fast; return it and the flat view of it."""
     buffer = np.empty([shape[axis] for axis in axes], dtype)

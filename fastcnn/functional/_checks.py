@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import operator
 import sys
+from typing import NoReturn
 
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
+# DLPack's numbers for memory that the CPU reads: its own, pinned for CUDA or for ROCm, and CUDA's managed memory.
+_HOST_DEVICES = (1, 3, 11, 13)
 
-def fail(name: str, expected: str, got: object, error: type[Exception] = ValueError) -> None:
+
+def fail(name: str, expected: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
     """Raise `error` in the one wording that all checks use."""
     raise error(f"{name}: expected {expected}, got {got}")
 
@@ -21,31 +25,72 @@ def fail(name: str, expected: str, got: object, error: type[Exception] = ValueEr
 # --- arrays ---------------------------------------------------------------------------------------------------------
 
 
+def array(name: str, value: object, wanted: str = "a NumPy array of float32 or float64") -> np.ndarray:
+    """Return an array, or the view of one that shares its memory by the array interface, a buffer or DLPack.
+
+    Lists and the like are refused rather than guessed at: a list has no float type of its own.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__array_interface__"):
+        return np.asarray(value)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        pass
+    kind = type(value).__name__
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        fail(name, wanted, kind, TypeError)
+    if getattr(value, "requires_grad", False):
+        fail(name, "a tensor without gradient, as detach() returns it", f"{kind} that requires grad", TypeError)
+    try:
+        device = int(value.__dlpack_device__()[0])
+        shared = np.from_dlpack(value) if device in _HOST_DEVICES else None
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        fail(name, wanted, f"{kind} that NumPy cannot share: {error}", TypeError)
+    if shared is None:
+        fail(name, "an array in the CPU's memory", f"{kind} on a device of DLPack's type {device}", TypeError)
+    return shared
+
+
 def floats(**arrays: object) -> list[np.ndarray | None]:
     """Check that the named arguments (None is passed through) are float32 or float64 arrays of one type.
 
-    They come back in the machine's byte order and aligned. Lists and the like are refused rather than guessed at: a
-    list has no float type of its own.
+    They come back as NumPy arrays in the machine's byte order and aligned.
     """
     checked: list[np.ndarray | None] = []
     first: tuple[str, np.dtype] | None = None
-    for name, array in arrays.items():
-        if array is None:
+    for name, value in arrays.items():
+        if value is None:
             checked.append(None)
             continue
-        if not isinstance(array, np.ndarray):
-            fail(name, "a NumPy array of float32 or float64", type(array).__name__, TypeError)
-        native = array.dtype.newbyteorder("=")
+        if not isinstance(value, np.ndarray):
+            value = array(name, value)
+        native = value.dtype.newbyteorder("=")
         if native not in FLOATS:
-            fail(name, "an array of float32 or float64", array.dtype, TypeError)
+            fail(name, "an array of float32 or float64", value.dtype, TypeError)
         if first is None:
             first = (name, native)
         elif native != first[1]:
-            fail(name, f"{first[1]} as {first[0]}", array.dtype, TypeError)
-        if not (array.dtype.isnative and array.flags.aligned):
-            array = array.astype(native)
-        checked.append(array)
+            fail(name, f"{first[1]} as {first[0]}", value.dtype, TypeError)
+        if not (value.dtype.isnative and value.flags.aligned):
+            value = value.astype(native)
+        checked.append(value)
     return checked
+
+
+def destination(out: object, size: tuple[int, ...], dtype: np.dtype, **inputs: np.ndarray | None) -> None:
+    """Check an array that a result of this shape and type is to be written to: it may overlap none of the inputs."""
+    if not isinstance(out, np.ndarray):
+        fail("out", f"a NumPy array of {dtype}", type(out).__name__, TypeError)
+    if out.dtype != dtype:
+        fail("out", f"an array of {dtype}", out.dtype, TypeError)
+    shape("out", out, size)
+    if not (out.flags.writeable and out.flags.aligned):
+        fail("out", "a writable, aligned array", "one that is not")
+    for name, value in inputs.items():
+        if value is not None and np.shares_memory(out, value):
+            fail("out", f"memory apart from {name}", "an array that overlaps it")
 
 
 def ndim(name: str, array: np.ndarray, *allowed: int) -> None:
@@ -94,6 +139,14 @@ def empty(size: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> np.nda
         n, c, h, w = size
         return np.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
     return np.empty(size, dtype)
+
+
+def in_order(out: np.ndarray, channels_last: bool) -> np.ndarray:
+    """Check that the memory of an (N, C, H, W) `out` runs in the order named."""
+    if not (out.transpose(0, 2, 3, 1) if channels_last else out).flags.c_contiguous:
+        wanted = "channels-last memory" if channels_last else "C-contiguous memory"
+        fail("out", f"{wanted}, as that of input is", f"strides {out.strides}")
+    return out
 
 
 def fits(name: str, size: tuple[int, ...], itemsize: int = 8) -> None:

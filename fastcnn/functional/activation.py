@@ -7,19 +7,30 @@ import numpy as np
 from fastcnn import random
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import empty, flat, memory_axes, required
+from fastcnn.functional._arrays import contiguous, empty, flat, memory_axes, required
 from fastcnn.functional._options import choice, flag
 from fastcnn.kernels import activation as kernels
 from fastcnn.kernels.activation import Activation
 
 
-def _forward(kind: Activation, input: np.ndarray, slope: float = 0.0) -> np.ndarray:
+def _forward(kind: Activation, input: np.ndarray, out: np.ndarray | None, slope: float = 0.0) -> np.ndarray:
     (input,) = required(input=input)
-    axes = memory_axes(input)
-    output, memory = empty(input.shape, axes, input.dtype)
+    if out is None:
+        axes = memory_axes(input)
+        out, memory = empty(input.shape, axes, input.dtype)
+    else:
+        in_place = isinstance(out, np.ndarray) and _same_memory(out, input)
+        check.destination(out, input.shape, input.dtype, input=None if in_place else input)
+        axes = memory_axes(out)
+        memory = contiguous(out, axes)
     if input.size:
         kernels.activation(kind, flat(input, axes), memory, slope)
-    return output
+    return out
+
+
+def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether each element of the one is the other's at the same place: then an element may take its own place."""
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
 def _backward(
@@ -34,23 +45,25 @@ def _backward(
     return grad_input
 
 
-def relu(input: np.ndarray) -> np.ndarray:
+def relu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return max(input, 0); NaN stays NaN.
 
     Parameters
     ----------
     input : ndarray of any shape
         float32 or float64.
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
-    TypeError
-        If `input` is not an array of float32 or float64.
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `out` does not fit.
 
     Examples
     --------
@@ -59,7 +72,7 @@ def relu(input: np.ndarray) -> np.ndarray:
     >>> F.relu(np.array([-1.0, 0.0, 2.0]))
     array([0., 0., 2.])
     """
-    return _forward(Activation.RELU, input)
+    return _forward(Activation.RELU, input, out)
 
 
 def relu_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
@@ -92,7 +105,7 @@ def relu_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
     return _backward(Activation.RELU, grad_output, "output", output)
 
 
-def leaky_relu(input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
+def leaky_relu(input: np.ndarray, negative_slope: float = 0.01, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return `input` where it is positive, `negative_slope` times it elsewhere.
 
     Parameters
@@ -100,16 +113,19 @@ def leaky_relu(input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
     input : ndarray of any shape
         float32 or float64.
     negative_slope : float, default 0.01
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
     TypeError, ValueError
-        If `input` is not an array of float32 or float64, or `negative_slope` not a finite number.
+        If `input` is not an array of float32 or float64, or `negative_slope` not a finite number, or `out` does not
+        fit.
 
     References
     ----------
@@ -122,7 +138,7 @@ def leaky_relu(input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
     >>> F.leaky_relu(np.array([-1.0, 2.0]), 0.5)
     array([-0.5,  2. ])
     """
-    return _forward(Activation.LEAKY_RELU, input, number("negative_slope", negative_slope, -np.inf))
+    return _forward(Activation.LEAKY_RELU, input, out, number("negative_slope", negative_slope, -np.inf))
 
 
 def leaky_relu_backward(grad_output: np.ndarray, input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
@@ -157,23 +173,25 @@ def leaky_relu_backward(grad_output: np.ndarray, input: np.ndarray, negative_slo
     return _backward(Activation.LEAKY_RELU, grad_output, "input", input, slope)
 
 
-def sigmoid(input: np.ndarray) -> np.ndarray:
+def sigmoid(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return 1 / (1 + exp(-input)).
 
     Parameters
     ----------
     input : ndarray of any shape
         float32 or float64.
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
-    TypeError
-        If `input` is not an array of float32 or float64.
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `out` does not fit.
 
     Examples
     --------
@@ -182,7 +200,7 @@ def sigmoid(input: np.ndarray) -> np.ndarray:
     >>> F.sigmoid(np.array([-1000.0, 0.0, 1000.0]))
     array([0. , 0.5, 1. ])
     """
-    return _forward(Activation.SIGMOID, input)
+    return _forward(Activation.SIGMOID, input, out)
 
 
 def sigmoid_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
@@ -215,23 +233,25 @@ def sigmoid_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
     return _backward(Activation.SIGMOID, grad_output, "output", output)
 
 
-def tanh(input: np.ndarray) -> np.ndarray:
+def tanh(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return the hyperbolic tangent.
 
     Parameters
     ----------
     input : ndarray of any shape
         float32 or float64.
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
-    TypeError
-        If `input` is not an array of float32 or float64.
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `out` does not fit.
 
     Examples
     --------
@@ -240,7 +260,7 @@ def tanh(input: np.ndarray) -> np.ndarray:
     >>> F.tanh(np.array([0.0, 1.0])).round(4)
     array([0.    , 0.7616])
     """
-    return _forward(Activation.TANH, input)
+    return _forward(Activation.TANH, input, out)
 
 
 def tanh_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
@@ -277,7 +297,7 @@ def _gelu_kind(approximate: object) -> Activation:
     return Activation.GELU if choice("approximate", approximate, "none", "tanh") == "none" else Activation.GELU_TANH
 
 
-def gelu(input: np.ndarray, approximate: str = "none") -> np.ndarray:
+def gelu(input: np.ndarray, approximate: str = "none", *, out: np.ndarray | None = None) -> np.ndarray:
     """Return `input` times the probability of a standard normal value below it.
 
     Parameters
@@ -286,16 +306,19 @@ def gelu(input: np.ndarray, approximate: str = "none") -> np.ndarray:
         float32 or float64.
     approximate : {'none', 'tanh'}
         'tanh' takes (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3))) / 2 for the probability below x.
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
     TypeError, ValueError
-        If `input` is not an array of float32 or float64, or `approximate` is none of these.
+        If `input` is not an array of float32 or float64, or `approximate` is none of these, or `out` does not
+        fit.
 
     References
     ----------
@@ -310,7 +333,7 @@ def gelu(input: np.ndarray, approximate: str = "none") -> np.ndarray:
     >>> F.gelu(np.array([-1.0, 0.0, 1.0]), approximate="tanh").round(4)
     array([-0.1588,  0.    ,  0.8412])
     """
-    return _forward(_gelu_kind(approximate), input)
+    return _forward(_gelu_kind(approximate), input, out)
 
 
 def gelu_backward(grad_output: np.ndarray, input: np.ndarray, approximate: str = "none") -> np.ndarray:
@@ -345,23 +368,25 @@ def gelu_backward(grad_output: np.ndarray, input: np.ndarray, approximate: str =
     return _backward(_gelu_kind(approximate), grad_output, "input", input)
 
 
-def silu(input: np.ndarray) -> np.ndarray:
+def silu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return input * sigmoid(input).
 
     Parameters
     ----------
     input : ndarray of any shape
         float32 or float64.
+    out : ndarray, optional
+        Array to write the output to and to return: `input` itself, or one of its shape and type apart from it.
 
     Returns
     -------
     ndarray
-        Of the shape, type and memory order of `input`.
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
 
     Raises
     ------
-    TypeError
-        If `input` is not an array of float32 or float64.
+    TypeError, ValueError
+        If `input` is not an array of float32 or float64, or `out` does not fit.
 
     References
     ----------
@@ -375,7 +400,7 @@ def silu(input: np.ndarray) -> np.ndarray:
     >>> F.silu(np.array([0.0, 1.0])).round(4)
     array([0.    , 0.7311])
     """
-    return _forward(Activation.SILU, input)
+    return _forward(Activation.SILU, input, out)
 
 
 def silu_backward(grad_output: np.ndarray, input: np.ndarray) -> np.ndarray:
@@ -525,8 +550,9 @@ def dropout_backward(grad_output: np.ndarray, mask: np.ndarray | None, p: float 
     p = number("p", p, 0, 1)
     if mask is None:
         return grad_output
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
-        check.fail("mask", "an array of uint8, or None", getattr(mask, "dtype", type(mask).__name__), TypeError)
+    mask = check.array("mask", mask, "an array of uint8, or None")
+    if mask.dtype != np.uint8:
+        check.fail("mask", "an array of uint8, or None", mask.dtype, TypeError)
     check.shape("mask", mask, grad_output.shape)
     axes = memory_axes(mask)
     grad_input, memory = empty(mask.shape, axes, grad_output.dtype)

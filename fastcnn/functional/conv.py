@@ -288,7 +288,13 @@ def _from_2d(array, dims, batched):
     return array if batched else array[0]
 
 
-def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
+def _output_shape(size, dims, batched):
+    """The shape that a caller sees of an (N, C, H, W) array."""
+    size = size if dims == 2 else size[:2] + size[3:]
+    return size if batched else size[1:]
+
+
+def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
     check.ndim("weight", weight, dims + 2)
@@ -299,11 +305,16 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims):
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    output = check.empty(size, input.dtype, window["channels_last"])
+    if out is None:
+        output = check.empty(size, input.dtype, window["channels_last"])
+    else:
+        shape = _output_shape(size, dims, batched)
+        check.destination(out, shape, input.dtype, input=input, weight=weight, bias=bias)
+        output = check.in_order(_as_2d(out, dims, batched), window["channels_last"])
     if output.size:
         memory, threads = conv_scratch("forward", window, size[1], groups, input.itemsize)
         _conv_kernel.forward(x, w, bias, output, window, groups, memory, threads)
-    return _from_2d(output, dims, batched)
+    return _from_2d(output, dims, batched) if out is None else out
 
 
 def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, dims):
@@ -315,8 +326,7 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    expected = size if dims == 2 else size[:2] + size[3:]
-    check.shape("grad_output", grad_output, expected if batched else expected[1:])
+    check.shape("grad_output", grad_output, _output_shape(size, dims, batched))
     dy, _ = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
@@ -337,7 +347,7 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     return grad_input, grad_weight, grad_bias
 
 
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
     """Convolve a batch of sequences (cross-correlation, as in `torch.nn.functional.conv1d`).
 
     Parameters
@@ -351,6 +361,8 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         Zeros on both sides; 'same' (stride 1 only) keeps the length, an odd zero going to the right; 'valid' is 0.
     groups : int
         Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from the inputs.
 
     Returns
     -------
@@ -369,7 +381,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     >>> F.conv1d(np.array([[[1., 2., 3.]]]), np.array([[[0.3, 0.5]]]))
     array([[[1.3, 2.1]]])
     """
-    return _forward(input, weight, bias, stride, padding, dilation, groups, 1)
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 1, out)
 
 
 def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
@@ -406,7 +418,7 @@ def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 1)
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
     """Convolve a batch of images (cross-correlation, as in `torch.nn.functional.conv2d`).
 
     Parameters
@@ -422,6 +434,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         going below or to the right; 'valid' is 0.
     groups : int
         Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from the inputs.
 
     Returns
     -------
@@ -447,7 +461,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     array([[ 8., 12.],
            [20., 24.]], dtype=float32)
     """
-    return _forward(input, weight, bias, stride, padding, dilation, groups, 2)
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 2, out)
 
 
 def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):

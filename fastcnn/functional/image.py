@@ -76,8 +76,7 @@ def image_batch(
            [[0.2, 0. ],
             [1. , 0.4]]], dtype=float32)
     """
-    if not isinstance(images, np.ndarray):
-        check.fail("images", "a NumPy array of uint8, float32 or float64", type(images).__name__, TypeError)
+    images = check.array("images", images, "a NumPy array of uint8, float32 or float64")
     if images.dtype not in PIXELS:
         check.fail("images", "an array of uint8, float32 or float64", images.dtype, TypeError)
     check.ndim("images", images, 4)
@@ -96,7 +95,7 @@ def image_batch(
         check.shape("shift", shift, (n, 2))
         shift = np.clip(shift, (-height, -width), (height, width))  # beyond, no pixel of the image is seen
     if flip is not None:
-        flip = np.asarray(flip)
+        flip = _listed("flip", flip, "an array of bool")
         if flip.dtype != np.bool_:
             check.fail("flip", "an array of bool", flip.dtype, TypeError)
         check.shape("flip", flip, (n,))
@@ -146,7 +145,12 @@ def per_channel(
 
 def _whole(name: str, array: object) -> np.ndarray:
     """Check an array of whole numbers and return it as the kernels take it."""
-    array = np.asarray(array)
+    array = _listed(name, array, "an array of integers")
     if array.size and array.dtype.kind not in "iu":
         check.fail(name, "an array of integers", array.dtype, TypeError)
     return np.ascontiguousarray(array, np.intp)
+
+
+def _listed(name: str, value: object, wanted: str) -> np.ndarray:
+    """Return an array as `check.array` does, or a list as an array."""
+    return np.asarray(value) if isinstance(value, (list, tuple)) else check.array(name, value, wanted)

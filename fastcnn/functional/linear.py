@@ -28,7 +28,7 @@ def _memory(n: int, weight: np.ndarray) -> tuple[np.ndarray, int]:
     return scratch(_linear.scratch_bytes(n, weight.shape[1], weight.shape[0], threads, weight.itemsize)), threads
 
 
-def linear(input, weight, bias=None):
+def linear(input, weight, bias=None, *, out=None):
     """Return input @ weight.T + bias.
 
     Parameters
@@ -37,6 +37,8 @@ def linear(input, weight, bias=None):
         float32 or float64.
     weight : ndarray of shape (out_features, in_features)
     bias : ndarray of shape (out_features,), optional
+    out : ndarray of shape (..., out_features), optional
+        Array to write the output to and to return: of its type, C-contiguous, apart from the inputs.
 
     Returns
     -------
@@ -60,10 +62,16 @@ def linear(input, weight, bias=None):
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
-    output = np.empty((len(rows), len(matrix)), rows.dtype)
-    if output.size:
-        _linear.forward(rows, matrix, bias, output, *_memory(len(rows), matrix))
-    return output.reshape(*input.shape[:-1], len(matrix))
+    size = (*input.shape[:-1], len(matrix))
+    if out is None:
+        out = np.empty(size, rows.dtype)
+    else:
+        check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
+        if not out.flags.c_contiguous:
+            check.fail("out", "C-contiguous memory", f"strides {out.strides}")
+    if out.size:
+        _linear.forward(rows, matrix, bias, out.reshape(-1, len(matrix)), *_memory(len(rows), matrix))
+    return out
 
 
 def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):

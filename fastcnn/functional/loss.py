@@ -198,8 +198,9 @@ def log_softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int =
 
 def _targets(target: object, shape: tuple[int, ...], classes: int, ignore_index: int) -> np.ndarray:
     """Check the class numbers and return them as int64."""
-    if not isinstance(target, np.ndarray) or target.dtype.kind not in "iu":
-        check.fail("target", "an array of integers", getattr(target, "dtype", type(target).__name__), TypeError)
+    target = check.array("target", target, "an array of integers")
+    if target.dtype.kind not in "iu":
+        check.fail("target", "an array of integers", target.dtype, TypeError)
     check.shape("target", target, shape)
     wrong = (target < 0) | (target >= classes)
     wrong &= target != ignore_index

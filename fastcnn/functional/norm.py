@@ -6,7 +6,7 @@ import numpy as np
 
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import empty, flat, required
+from fastcnn.functional._arrays import contiguous, empty, flat, required
 from fastcnn.functional._options import flag
 from fastcnn.kernels import norm as kernels
 
@@ -53,6 +53,7 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     return_saved: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normalise each channel: (input - mean) / sqrt(var + eps) * weight + bias.
 
@@ -73,6 +74,8 @@ def batch_norm(
         Not negative.
     return_saved : bool, default False
         Whether to return what `batch_norm_backward` needs as well.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from the other arrays.
 
     Returns
     -------
@@ -104,7 +107,10 @@ def batch_norm(
     (array([0.2]), array([1.1]))
     """
     required(input=input)
-    updated = running_mean, running_var
+    updated = [
+        None if vector is None else check.array(name, vector)
+        for name, vector in (("running_mean", running_mean), ("running_var", running_var))
+    ]
     input, running_mean, running_var, weight, bias = check.floats(
         input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
@@ -127,6 +133,12 @@ def batch_norm(
             if vector is not None and not vector.flags.writeable:
                 check.fail(name, "a writable array when training", "a read-only one")
 
+    if out is None:
+        output, output_memory = empty(images.shape, axes, input.dtype)
+    else:
+        vectors = {"running_mean": updated[0], "running_var": updated[1], "weight": weight, "bias": bias}
+        check.destination(out, input.shape, input.dtype, input=input, **vectors)
+        output, output_memory = out, contiguous(_images("out", out), axes)
     memory = flat(images, axes)
     if training:
         mean, var = _statistics(memory, layout)
@@ -136,7 +148,6 @@ def batch_norm(
         invstd = 1 / np.sqrt(var + eps)
         scale = invstd if weight is None else weight * invstd
     shift = np.zeros(c) if bias is None else bias.astype(np.float64)
-    output, output_memory = empty(images.shape, axes, input.dtype)
     if memory.size:
         kernels.normalize(memory, mean, scale, shift, output_memory, *layout)
     if training and running_mean is not None and n * pixels:
@@ -144,7 +155,8 @@ def batch_norm(
         with np.errstate(over="ignore", invalid="ignore"):
             updated[0][:] = (1 - momentum) * running_mean + momentum * mean
             updated[1][:] = (1 - momentum) * running_var + momentum * unbiased
-    output = output.reshape(input.shape)
+    if out is None:
+        output = output.reshape(input.shape)
     return (output, mean.astype(input.dtype), invstd.astype(input.dtype)) if return_saved else output
 
 

@@ -13,8 +13,9 @@ from fastcnn.functional._options import flag
 from fastcnn.kernels import optim as kernels
 
 
-def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> None:
+def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray]:
     """Check contiguous vectors of one size and type, of which those named in `written` are updated in place."""
+    vectors = {name: vector if vector is None else check.array(name, vector) for name, vector in vectors.items()}
     checked = required(**vectors)
     first, size = next((name, vector.size) for name, vector in vectors.items())
     for (name, vector), same in zip(vectors.items(), checked, strict=True):
@@ -25,6 +26,7 @@ def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> None:
             check.fail(name, "a contiguous, aligned vector in native byte order", f"strides {vector.strides}")
         if name in written and not vector.flags.writeable:
             check.fail(name, "a writable array", "a read-only one")
+    return checked
 
 
 def sgd_update(
@@ -93,12 +95,14 @@ def sgd_update(
     if nesterov and (momentum == 0 or dampening != 0):
         check.fail("nesterov", "True only with momentum and dampening 0", f"momentum {momentum}, dampening {dampening}")
     if momentum == 0:
-        _vectors(("param",), param=param, grad=grad)
+        param, grad = _vectors(("param",), param=param, grad=grad)
         momentum_buffer = None
     else:
         if momentum_buffer is None:
             check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
-        _vectors(("param", "momentum_buffer"), param=param, grad=grad, momentum_buffer=momentum_buffer)
+        param, grad, momentum_buffer = _vectors(
+            ("param", "momentum_buffer"), param=param, grad=grad, momentum_buffer=momentum_buffer
+        )
     if param.size:
         kernels.sgd_update(param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step)
 
@@ -167,7 +171,7 @@ def adam_update(
     weight_decay = number("weight_decay", weight_decay, 0)
     decoupled = flag("decoupled", decoupled)
     written = ("param", "exp_avg", "exp_avg_sq")
-    _vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    param, grad, exp_avg, exp_avg_sq = _vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     step_size = lr / (1 - beta1**step)
     correction = 1 / math.sqrt(1 - beta2**step)
     shrink = 1 - lr * weight_decay if decoupled else 1.0
@@ -213,7 +217,7 @@ def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
     (5.0, array([0.6, 0.8]))
     """
     max_norm = number("max_norm", max_norm, 0)
-    _vectors(("grad",), grad=grad)
+    (grad,) = _vectors(("grad",), grad=grad)
     partials = np.zeros(kernels.blocks(grad.size))
     if grad.size:
         kernels.sums_of_squares(grad, partials)

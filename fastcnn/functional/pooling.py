@@ -65,8 +65,7 @@ def _channels_last(array: np.ndarray) -> bool:
 def _marks(name: str, array: object, dtype: type, size: tuple[int, ...], dims: int) -> np.ndarray:
     """Check taps or indices, which have the gradient's or the values' shape, and view them as (N, C, H, W)."""
     wanted = np.dtype(dtype)
-    if not isinstance(array, np.ndarray):
-        check.fail(name, f"a NumPy array of {wanted}", type(array).__name__, TypeError)
+    array = check.array(name, array, f"a NumPy array of {wanted}")
     if array.dtype != wanted:
         check.fail(name, f"an array of {wanted}", array.dtype, TypeError)
     check.shape(name, array, size)
@@ -128,7 +127,16 @@ def _meets_input(size: int, kernel: int, stride: int, padding: int, dilation: in
 # --- max-pooling ----------------------------------------------------------------------------------------------------
 
 
-def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep):
+def _output(out, size, input, dims, channels_last):
+    """The (N, C, H, W) array that the output goes to: a new one, or a view of `out`."""
+    if out is None:
+        return check.empty(size, input.dtype, channels_last)
+    expected = (size if dims == 2 else size[:2] + size[3:])[dims + 2 - input.ndim :]
+    check.destination(out, expected, input.dtype, input=input)
+    return check.in_order(_images("out", out, dims), channels_last)
+
+
+def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out=None):
     """Return the maxima, and what `keep` names: 'taps', 'indices' or None."""
     (input,) = check.floats(input=input)
     images = _images("input", input, dims)
@@ -138,16 +146,16 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     images, channels_last = check.ordered(images)
     window = geometry.window(images.shape, channels_last)
     size = (*images.shape[:2], *geometry.places)
-    output = check.empty(size, images.dtype, channels_last)
+    output = _output(out, size, input, dims, channels_last)
     if keep is None:
         if output.size:
             _pooling.max_pool_values(images, output, window)
-        return _as_given(output, input.ndim, dims)
+        return _as_given(output, input.ndim, dims) if out is None else out
     dtype = _taps_dtype(geometry) if keep == "taps" else np.int64
     marks = check.empty(size, dtype, channels_last)
     if output.size:
         _pooling.max_pool(images, output, marks, window)
-    return _as_given(output, input.ndim, dims), _as_given(marks, input.ndim, dims)
+    return _as_given(output, input.ndim, dims) if out is None else out, _as_given(marks, input.ndim, dims)
 
 
 def _taps_dtype(geometry: _Geometry) -> type:
@@ -181,7 +189,9 @@ def _scatter(values, indices, size, given, dims, add):
     return _as_given(planes, given, dims)
 
 
-def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+def max_pool1d(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, out=None
+):
     """Take the maximum of each window of a sequence.
 
     Parameters
@@ -200,6 +210,8 @@ def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
         Keep a last window that overhangs the end, unless it would start in the padding there.
     return_indices : bool
         Return where each maximum was as well.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from `input`.
 
     Returns
     -------
@@ -225,7 +237,7 @@ def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     (array([[[3., 4., 5.]]]), array([[[0, 2, 4]]]))
     """
     keep = "indices" if _flag("return_indices", return_indices) else None
-    return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep)
+    return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
 
 
 def max_pool1d_backward(grad_output, indices, input_shape):
@@ -261,7 +273,9 @@ def max_pool1d_backward(grad_output, indices, input_shape):
     return _add_at(grad_output, indices, input_shape, 1)
 
 
-def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+def max_pool2d(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, out=None
+):
     """Take the maximum of each window of an image.
 
     Parameters
@@ -280,6 +294,8 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
         Keep last windows that overhang the edge, unless they would start in the padding there.
     return_indices : bool
         Return where each maximum was as well.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from `input`.
 
     Returns
     -------
@@ -311,7 +327,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     (array([[[5., 7.]]]), array([[[1, 5]]]))
     """
     keep = "indices" if _flag("return_indices", return_indices) else None
-    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep)
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
 
 
 def max_pool2d_backward(grad_output, indices, input_shape):
@@ -463,12 +479,12 @@ def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size)
 def _max_unpool_backward(grad_output, indices, dims):
     (grad_output,) = check.floats(grad_output=grad_output)
     planes = _images("grad_output", grad_output, dims)
-    if isinstance(indices, np.ndarray):
-        check.ndim("indices", indices, grad_output.ndim)
-        lead = grad_output.shape[:-dims]
-        if indices.shape[:-dims] != lead:
-            check.fail("indices", f"the images and channels {lead} of grad_output", f"shape {indices.shape}")
-    indices = _marks("indices", indices, np.int64, getattr(indices, "shape", ()), dims)
+    indices = check.array("indices", indices, "a NumPy array of int64")
+    check.ndim("indices", indices, grad_output.ndim)
+    lead = grad_output.shape[:-dims]
+    if indices.shape[:-dims] != lead:
+        check.fail("indices", f"the images and channels {lead} of grad_output", f"shape {indices.shape}")
+    indices = _marks("indices", indices, np.int64, indices.shape, dims)
     indices, channels_last = check.ordered(indices, _channels_last(indices))
     left = check.empty(planes.shape, planes.dtype, channels_last)  # a copy: what is taken from it is gone
     left[...] = planes
@@ -624,16 +640,16 @@ def _override(value: object) -> int:
     return number
 
 
-def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out):
     (input,) = check.floats(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
     images, channels_last = check.ordered(images)
-    output = check.empty((*images.shape[:2], *geometry.places), images.dtype, channels_last)
+    output = _output(out, (*images.shape[:2], *geometry.places), input, dims, channels_last)
     if output.size:
         _pooling.avg_pool(images, output, geometry.window(images.shape, channels_last), *rule)
-    return _as_given(output, input.ndim, dims)
+    return _as_given(output, input.ndim, dims) if out is None else out
 
 
 def _avg_pool_backward(
@@ -653,7 +669,7 @@ def _avg_pool_backward(
     return _as_given(grad_input, grad_output.ndim, dims)
 
 
-def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *, out=None):
     """Take the mean of each window of a sequence.
 
     Parameters
@@ -670,6 +686,8 @@ def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, coun
         Keep a last window that overhangs the end, unless it would start in the padding there.
     count_include_pad : bool
         Count the padding in what the sum is divided by. What a window overhangs beyond it never counts.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from `input`.
 
     Returns
     -------
@@ -688,7 +706,7 @@ def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, coun
     >>> F.avg_pool1d(np.array([[1., 3., 5.]]), 2, ceil_mode=True)
     array([[2., 5.]])
     """
-    return _avg_pool(input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+    return _avg_pool(input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None, out)
 
 
 def avg_pool1d_backward(
@@ -728,7 +746,15 @@ def avg_pool1d_backward(
 
 
 def avg_pool2d(
-    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+    *,
+    out=None,
 ):
     """Take the mean of each window of an image.
 
@@ -748,6 +774,8 @@ def avg_pool2d(
         Count the padding in what a sum is divided by. What a window overhangs beyond it never counts.
     divisor_override : int, optional
         Divide every sum by this instead.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from `input`.
 
     Returns
     -------
@@ -770,7 +798,7 @@ def avg_pool2d(
     array([[[ 4.,  8.],
             [ 0., 12.]]])
     """
-    return _avg_pool(input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out)
 
 
 def avg_pool2d_backward(
