@@ -9,6 +9,7 @@
 #define FASTCNN_OPENMP 0
 static inline int omp_in_parallel(void) { return 0; }
 static inline int omp_get_thread_num(void) { return 0; }
+static inline int omp_get_max_threads(void) { return 1; }
 #endif
 
 #endif

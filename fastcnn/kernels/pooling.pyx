@@ -546,7 +546,7 @@ cdef void avg_pool_backward_ptr(const floating* grad_output, floating* grad_inpu
 
 
 cdef void adaptive_avg_pool_ptr(const floating* input, floating* output, const Window* g, int threads) noexcept nogil:
-    """output (n, c, oh, ow): the mean of rows y*h//oh to ceil((y+1)*h/oh), columns alike; of g, it reads sizes alone."""
+    """output (n, c, oh, ow): the mean of rows y*h//oh to ceil((y+1)*h/oh), columns alike; sizes are all it reads."""
     _mean_forward(input, output, g, Rule(True, False, 0), threads)
 
 

@@ -1,4 +1,4 @@
-"""The table of fastcnn/include/fastcnn/kernels.h: the functions of conv, pooling and im2col for C, C++, ctypes and cffi."""
+"""The table of `fastcnn/kernels.h`: the functions of conv, pooling and im2col for C, C++, ctypes and cffi."""
 
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating

@@ -2,10 +2,15 @@
 
 Every `prange` of the library is `prange(tasks, num_threads=threads_for(tasks, work))`. The answer changes who computes
 what, never what is computed: kernels split work by shape and sum in an order that no thread count alters.
+
+The number is one for the whole process, `set_num_threads`. OpenMP's own, which is one for each thread that starts a
+region, counts where somebody has lowered it: so threadpoolctl limits the kernels too.
 """
 
 import math
 import os
+import threading
+import warnings
 from pathlib import Path
 
 
@@ -13,6 +18,10 @@ cdef extern from "openmp_shim.h" nogil:
     int FASTCNN_OPENMP
     int omp_in_parallel()
     int omp_get_thread_num()
+    int omp_get_max_threads()
+
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*function)(void*) noexcept, void* argument) nogil
 
 
 # Below this many elementary operations (a float read or written, a multiply-add) a parallel region costs more than it
@@ -20,14 +29,20 @@ cdef extern from "openmp_shim.h" nogil:
 cdef Py_ssize_t SERIAL_WORK = 32768
 
 cdef int _threads = 1
+cdef int _openmp_default = 1    # OpenMP's number where nobody has changed it
 cdef bint _forked = False
+cdef bint _untold = False       # that a fork took the threads away
 
 
 cdef int threads_for(Py_ssize_t tasks, Py_ssize_t work) noexcept nogil:
     """Threads for `tasks` independent pieces of `work` operations in all; 1 inside another parallel region."""
-    if work < SERIAL_WORK or tasks < 2 or _threads == 1 or omp_in_parallel():
+    global _untold
+    if work < SERIAL_WORK or tasks < 2 or omp_in_parallel():
         return 1
-    return <int>min(<Py_ssize_t>_threads, tasks)
+    if _untold:
+        _untold = False
+        Py_AddPendingCall(_tell_of_fork, NULL)  # the main thread calls it, once it runs Python code
+    return <int>min(<Py_ssize_t>max_threads(), tasks)
 
 
 cdef int thread_index() noexcept nogil:
@@ -36,8 +51,18 @@ cdef int thread_index() noexcept nogil:
 
 
 cdef int max_threads() noexcept nogil:
-    """The most that `threads_for` can return: how many slices of scratch to allocate."""
-    return _threads
+    """The most that `threads_for` can return to the calling thread: how many slices of scratch to allocate."""
+    cdef int limit = omp_get_max_threads()
+    return min(_threads, limit) if limit < _openmp_default else _threads
+
+
+cdef int _tell_of_fork(void* unused) noexcept:
+    # Where warnings are errors, this one is printed as an exception ignored: the kernel's result is right either way.
+    warnings.warn(
+        "this process was forked from one that had loaded fastcnn, so the kernels run on one thread: OpenMP's threads do "
+        "not survive a fork. The start methods 'spawn' and 'forkserver' of multiprocessing give children theirs",
+        RuntimeWarning)
+    return 0
 
 
 def _positive(name, text):
@@ -81,14 +106,15 @@ def openmp_version():
 
 
 def get_num_threads():
-    """Return how many threads the kernels may use.
+    """Return how many threads the kernels may use when the calling thread calls them.
 
     Returns
     -------
     int
-        At first `FASTCNN_NUM_THREADS`, else `OMP_NUM_THREADS`, else the least of the CPU affinity, the cgroup's CPU
-        quota and the number of cores. Always 1 in a build without OpenMP, and in a child forked from a process that
-        had loaded fastcnn, because OpenMP's threads do not survive a fork.
+        What `set_num_threads` set; at first `FASTCNN_NUM_THREADS`, else `OMP_NUM_THREADS`, else the least of the CPU
+        affinity, the cgroup's CPU quota and the number of cores. Less where the calling thread's OpenMP limit was
+        lowered, as `threadpoolctl.threadpool_limits` does. Always 1 in a build without OpenMP, and in a child forked
+        from a process that had loaded fastcnn, because OpenMP's threads do not survive a fork.
 
     Examples
     --------
@@ -96,13 +122,14 @@ def get_num_threads():
     >>> fastcnn.get_num_threads() >= 1
     True
     """
-    return _threads
+    return max_threads()
 
 
 def set_num_threads(num_threads):
-    """Set how many threads the kernels may use, for all threads of the process.
+    """Set how many threads the kernels may use, whichever thread of the process calls them.
 
-    Results do not depend on it, to the bit. Small work stays on one thread whatever is set.
+    Results do not depend on it, to the bit. Small work stays on one thread whatever is set. Each thread that calls a
+    kernel brings a team of that many of its own, so set 1 where many threads call.
 
     Parameters
     ----------
@@ -132,9 +159,22 @@ def set_num_threads(num_threads):
 
 
 def _serial_after_fork():
-    global _threads, _forked
+    global _threads, _forked, _untold
+    _untold = _threads > 1
     _forked = True
     _threads = 1
+
+
+def _read_openmp_default():
+    global _openmp_default
+    _openmp_default = omp_get_max_threads()
+
+
+# In a thread of its own, because a limit may hold for this one while it imports fastcnn.
+_reader = threading.Thread(target=_read_openmp_default)
+_reader.start()
+_reader.join()
+del _reader
 
 
 set_num_threads(default_num_threads())
