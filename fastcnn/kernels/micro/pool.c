@@ -10,11 +10,18 @@
 #define INTS NAME(ints)
 #define INLINE static inline __attribute__((always_inline))
 
+#define REGISTERS 4
+
 #define PICK2(p, step) (p)[0], (p)[step]
 #define PICK4(p, step) PICK2(p, step), PICK2((p) + 2 * (step), step)
 #define PICK8(p, step) PICK4(p, step), PICK4((p) + 4 * (step), step)
 #define PICK16(p, step) PICK8(p, step), PICK8((p) + 8 * (step), step)
 
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (INTS){__VA_ARGS__})
+#endif
 #define LOADED(value) (void)(value)
 
 #define TABLE(name) {#name, max_##name##_f32, route_##name##_f32, mean_##name##_f32, \
@@ -29,6 +36,7 @@
 #define LOAD_PART(p, count) ((VEC){(p)[0], (count) > 1 ? (p)[1] : 0, (count) > 2 ? (p)[2] : 0, 0})
 #define STORE_PART(p, value, count) for (ptrdiff_t i_ = 0; i_ < (count); i_++) (p)[i_] = (value)[i_]
 #define PICK PICK4
+#define EVENS 0, 2, 5, 7
 #define WIDEN(p) ((INTS){PICK4(p, 1)})
 #define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
 #include "pool_lanes.h"
@@ -40,6 +48,7 @@
 #define LOAD_PART(p, count) ((VEC){(p)[0], 0})
 #define STORE_PART(p, value, count) ((p)[0] = (value)[0])
 #define PICK PICK2
+#define EVENS 0, 3
 #define WIDEN(p) ((INTS){PICK2(p, 1)})
 #define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
 #include "pool_lanes.h"
@@ -91,6 +100,7 @@ static inline void bytes_from_64(uint8_t *p, __m256i value) {
 #define LOAD_PART(p, count) _mm256_maskload_ps(p, MASK32(count))
 #define STORE_PART(p, value, count) _mm256_maskstore_ps(p, MASK32(count), (__m256)(value))
 #define PICK PICK8
+#define EVENS 0, 2, 4, 6, 9, 11, 13, 15
 #define WIDEN(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)(p)))
 #define NARROW(p, value) bytes_from_32(p, (__m256i)(value))
 #include "pool_lanes.h"
@@ -102,6 +112,7 @@ static inline void bytes_from_64(uint8_t *p, __m256i value) {
 #define LOAD_PART(p, count) _mm256_maskload_pd(p, MASK64(count))
 #define STORE_PART(p, value, count) _mm256_maskstore_pd(p, MASK64(count), (__m256d)(value))
 #define PICK PICK4
+#define EVENS 0, 2, 5, 7
 #define WIDEN(p) bytes_to_64(p)
 #define NARROW(p, value) bytes_from_64(p, (__m256i)(value))
 #include "pool_lanes.h"
@@ -135,6 +146,7 @@ static const fastcnn_pool pool_avx2 = TABLE(avx2);
 #define LOAD_PART(p, count) _mm512_maskz_loadu_ps((__mmask16)MASK(count), p)
 #define STORE_PART(p, value, count) _mm512_mask_storeu_ps(p, (__mmask16)MASK(count), (__m512)(value))
 #define PICK PICK16
+#define EVENS 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31
 #define WIDEN(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)(p)))
 #define NARROW(p, value) _mm_storeu_si128((__m128i_u *)(p), _mm512_cvtepi32_epi8((__m512i)(value)))
 #include "pool_lanes.h"
@@ -146,6 +158,7 @@ static const fastcnn_pool pool_avx2 = TABLE(avx2);
 #define LOAD_PART(p, count) _mm512_maskz_loadu_pd((__mmask8)MASK(count), p)
 #define STORE_PART(p, value, count) _mm512_mask_storeu_pd(p, (__mmask8)MASK(count), (__m512d)(value))
 #define PICK PICK8
+#define EVENS 0, 2, 4, 6, 9, 11, 13, 15
 #define WIDEN(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i_u *)(p)))
 #define NARROW(p, value) _mm_storel_epi64((__m128i_u *)(p), _mm512_cvtepi64_epi8((__m512i)(value)))
 #include "pool_lanes.h"
