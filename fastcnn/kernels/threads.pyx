@@ -59,8 +59,8 @@ cdef int max_threads() noexcept nogil:
 cdef int _tell_of_fork(void* unused) noexcept:
     # Where warnings are errors, this one is printed as an exception ignored: the kernel's result is right either way.
     warnings.warn(
-        "this process was forked from one that had loaded fastcnn, so the kernels run on one thread: OpenMP's threads do "
-        "not survive a fork. The start methods 'spawn' and 'forkserver' of multiprocessing give children theirs",
+        "this process was forked from one that had loaded fastcnn, so the kernels run on one thread: OpenMP's threads "
+        "do not survive a fork. The start methods 'spawn' and 'forkserver' of multiprocessing give children theirs",
         RuntimeWarning)
     return 0
 
