@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._arrays import required
 from fastcnn.kernels import pooling as _pooling
 
 # A tap, and an index counted from the window's first tap, are 32-bit numbers inside the kernels.
@@ -64,10 +65,9 @@ def _channels_last(array: np.ndarray) -> bool:
 
 def _marks(name: str, array: object, dtype: type, size: tuple[int, ...], dims: int) -> np.ndarray:
     """Check taps or indices, which have the gradient's or the values' shape, and view them as (N, C, H, W)."""
-    wanted = np.dtype(dtype)
-    array = check.array(name, array, f"a NumPy array of {wanted}")
-    if array.dtype != wanted:
-        check.fail(name, f"an array of {wanted}", array.dtype, TypeError)
+    array = check.array(name, array, f"a NumPy array of {dtype.__name__}")
+    if array.dtype != dtype:
+        check.fail(name, f"an array of {dtype.__name__}", array.dtype, TypeError)
     check.shape(name, array, size)
     return _images(name, array if array.flags.aligned else array.copy(), dims)
 
@@ -138,7 +138,7 @@ def _output(out, size, input, dims, channels_last):
 
 def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out=None):
     """Return the maxima, and what `keep` names: 'taps', 'indices' or None."""
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, dilation, ceil_mode)
     if keep == "indices" and images.shape[2] * images.shape[3] > _MOST:
@@ -169,7 +169,7 @@ def _index_window(size, places, channels_last):
 
 
 def _add_at(grad_output, indices, input_shape, dims):
-    (grad_output,) = check.floats(grad_output=grad_output)
+    (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
     size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
     if grads.shape[:2] != size[:2]:
@@ -431,7 +431,7 @@ def max_pool2d_taps_backward(
     array([[[ 0., 30.,  0.],
             [ 0.,  0.,  0.]]])
     """
-    (grad_output,) = check.floats(grad_output=grad_output)
+    (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, 2)
     size = _image_shape("input_shape", input_shape, 2, grad_output.ndim)
     geometry = _geometry(size, 2, kernel_size, stride, padding, dilation, ceil_mode)
@@ -452,7 +452,7 @@ def max_pool2d_taps_backward(
 
 
 def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size):
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     images = _images("input", input, dims)
     kernel = check.integers("kernel_size", kernel_size, dims, 1)
     step = kernel if stride is None else check.integers("stride", stride, dims, 1)
@@ -477,7 +477,7 @@ def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size)
 
 
 def _max_unpool_backward(grad_output, indices, dims):
-    (grad_output,) = check.floats(grad_output=grad_output)
+    (grad_output,) = required(grad_output=grad_output)
     planes = _images("grad_output", grad_output, dims)
     indices = check.array("indices", indices, "a NumPy array of int64")
     check.ndim("indices", indices, grad_output.ndim)
@@ -641,7 +641,7 @@ def _override(value: object) -> int:
 
 
 def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out):
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
@@ -655,7 +655,7 @@ def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_includ
 def _avg_pool_backward(
     grad_output, dims, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
 ):
-    (grad_output,) = check.floats(grad_output=grad_output)
+    (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
     size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
     geometry = _geometry(size, dims, kernel_size, stride, padding, 1, ceil_mode)
@@ -849,7 +849,7 @@ def avg_pool2d_backward(
 
 
 def _adaptive_avg_pool(input, dims, output_size):
-    (input,) = check.floats(input=input)
+    (input,) = required(input=input)
     images = _images("input", input, dims)
     if dims == 2 and isinstance(output_size, (tuple, list)) and len(output_size) == 2:
         output_size = tuple(n if o is None else o for n, o in zip(images.shape[2:], output_size, strict=True))
@@ -864,7 +864,7 @@ def _adaptive_avg_pool(input, dims, output_size):
 
 
 def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
-    (grad_output,) = check.floats(grad_output=grad_output)
+    (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
     size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
     if grads.shape[:2] != size[:2]:
