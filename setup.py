@@ -18,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 # One row a compiled module of fastcnn.kernels: its name, then the C files that it links besides its own.
 EXTENSIONS = {
     "threads": [],
+    "memory": [],
     "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
@@ -57,7 +58,12 @@ return n != 8; }
 class BuildKernels(build_ext):
     """build_ext that adds the compiler's OpenMP flags when a probe compiles and links with them."""
 
+    def initialize_options(self):
+        super().initialize_options()
+        self.parallel = os.cpu_count()
+
     def build_extensions(self):
+        self.parallel = self.parallel or os.cpu_count()
         msvc = self.compiler.compiler_type == "msvc"
         flags = ["/O2"] if msvc else UNIX_FLAGS
         compile_flags, link_flags = self.openmp_flags(msvc)
