@@ -13,9 +13,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 COMMANDS = {
     "convolutions": "the convolutions of well-known networks, in three passes: speed and error",
@@ -59,13 +56,6 @@ def set_environment(options: argparse.Namespace) -> None:
         os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
-def timer(options: argparse.Namespace) -> Callable[..., Any]:
-    """Return the timer of all commands: of a dict of callables and, if wanted, seconds."""
-    benchmark = importlib.import_module("fastcnn.benchmark")
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    return lambda sides, seconds=options.seconds: benchmark.interleave(sides, seconds, clock=clock)
-
-
 def main() -> int:
     options = parse()
     set_environment(options)
@@ -73,7 +63,7 @@ def main() -> int:
     reports = importlib.import_module("comparison.report")
     command = importlib.import_module(f"comparison.{options.command}")
     peer.set_threads(options.threads)
-    options.time = timer(options)
+    options.time = peer.timer(options)
     report = reports.Report(options.command, peer.header())
     report.add_header("clock", "processor time" if options.cpu_time else "wall time")
     status = command.run(options, report)
