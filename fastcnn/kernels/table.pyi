@@ -1,0 +1,5 @@
+from typing import Any
+
+capsule: Any
+
+def functions() -> dict[str, int]: ...
