@@ -6,6 +6,7 @@ arrays (and `cimport fastcnn.kernels...` over pointers); `benchmarks/` and `fast
 
 from fastcnn import functional, models, nn, optim
 from fastcnn.config import __version__, get_include, show_config
+from fastcnn.kernels.memory import empty_cache
 from fastcnn.kernels.threads import get_num_threads, set_num_threads
 from fastcnn.random import manual_seed
 from fastcnn.training import (
@@ -26,6 +27,7 @@ __all__ = [
     "ImageDataset",
     "Trainer",
     "__version__",
+    "empty_cache",
     "functional",
     "get_include",
     "get_num_threads",

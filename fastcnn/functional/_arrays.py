@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._memory import allocate
 
 
 def required(**arrays: object) -> list[np.ndarray]:
@@ -41,5 +42,5 @@ def contiguous(out: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 def empty(shape: tuple[int, ...], axes: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Allocate an array whose memory runs through `axes` from slow to fast; return it and the flat view of it."""
-    buffer = np.empty([shape[axis] for axis in axes], dtype)
+    buffer = allocate(tuple(shape[axis] for axis in axes), dtype)
     return buffer.transpose(np.argsort(axes)), buffer.reshape(-1)

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from fastcnn.functional._memory import allocate
+
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # DLPack's numbers for memory that the CPU reads: its own, pinned for CUDA or for ROCm, and CUDA's managed memory.
@@ -137,8 +139,8 @@ def empty(size: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> np.nda
     """Allocate an (N, C, H, W) array in the memory order named."""
     if channels_last:
         n, c, h, w = size
-        return np.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
-    return np.empty(size, dtype)
+        return allocate((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    return allocate(size, dtype)
 
 
 def in_order(out: np.ndarray, channels_last: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
-from fastcnn.functional._scratch import scratch
+from fastcnn.functional._memory import allocate, scratch
 from fastcnn.kernels import conv as _conv_kernel
 from fastcnn.kernels import im2col as _im2col
 from fastcnn.kernels.threads import get_num_threads
@@ -74,7 +74,7 @@ def im2col(input, kernel_size, dilation=1, padding=0, stride=1):
         return im2col(input[None], kernel_size, dilation, padding, stride)[0]
     input, channels_last = check.ordered(input)
     window, size = _unfold_window(input.shape, kernel_size, dilation, padding, stride, channels_last)
-    columns = np.empty(size, input.dtype)
+    columns = allocate(size, input.dtype)
     if columns.size:
         _im2col.im2col(input, columns, window)
     return columns
@@ -126,7 +126,7 @@ def col2im(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     check.fits("output_size", image)
     window, size = _unfold_window(image, kernel_size, dilation, padding, stride, False)
     check.shape("input", input, size)
-    output = np.empty(image, input.dtype)
+    output = allocate(image, input.dtype)
     if output.size:
         _im2col.col2im(np.ascontiguousarray(input), output, window)
     return output

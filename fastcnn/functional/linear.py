@@ -6,7 +6,7 @@ import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
-from fastcnn.functional._scratch import scratch
+from fastcnn.functional._memory import allocate, scratch
 from fastcnn.kernels import linear as _linear
 from fastcnn.kernels.threads import get_num_threads
 
@@ -64,7 +64,7 @@ def linear(input, weight, bias=None, *, out=None):
         bias = np.ascontiguousarray(bias)
     size = (*input.shape[:-1], len(matrix))
     if out is None:
-        out = np.empty(size, rows.dtype)
+        out = allocate(size, rows.dtype)
     else:
         check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
         if not out.flags.c_contiguous:
@@ -114,7 +114,7 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
     memory = _memory(len(rows), matrix)
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        grad_input = np.empty(rows.shape, rows.dtype)
+        grad_input = allocate(rows.shape, rows.dtype)
         if rows.size:
             _linear.backward_data(dy, matrix, grad_input, *memory)
         grad_input = grad_input.reshape(input.shape)

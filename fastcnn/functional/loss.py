@@ -9,6 +9,7 @@ import numpy as np
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import empty, flat, memory_axes, required
+from fastcnn.functional._memory import allocate
 from fastcnn.functional._options import choice
 from fastcnn.kernels import loss as kernels
 
@@ -48,7 +49,7 @@ def _softmax(input: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
     if input.ndim == 0:
         return _softmax(input[None], 0, logarithm)[0, ...]
     axes = _row_axes(input, axis)
-    output = np.empty((input.size // max(input.shape[axis], 1), input.shape[axis]), input.dtype)
+    output = allocate((input.size // max(input.shape[axis], 1), input.shape[axis]), input.dtype)
     if input.size:
         kernels.softmax(_rows(input, axes), output, logarithm)
     return _like(input, output, axes)
@@ -296,7 +297,7 @@ def cross_entropy(
         divisor = float(counted.size if weight is None else weight[counted].sum(dtype=np.float64))
         factor = 1 / divisor if divisor else math.inf
     losses = np.empty(len(targets))
-    grad_input = np.empty((len(targets), classes), input.dtype)
+    grad_input = allocate((len(targets), classes), input.dtype)
     if input.size:
         kernels.cross_entropy(_rows(input, axes), targets, weight, ignore_index, smoothing, factor, losses, grad_input)
     grad_input = _like(input, grad_input, axes)
