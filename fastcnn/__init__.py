@@ -4,22 +4,27 @@ Three doors: `fastcnn.nn` and `fastcnn.Trainer` train a network; `fastcnn.functi
 arrays (and `cimport fastcnn.kernels...` over pointers); `benchmarks/` and `fastcnn bench` compare speeds.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastcnn import functional, models, nn, optim
 from fastcnn.config import __version__, get_include, show_config
 from fastcnn.kernels.memory import empty_cache
 from fastcnn.kernels.threads import get_num_threads, set_num_threads
 from fastcnn.random import manual_seed
-from fastcnn.training import (
-    DataLoader,
-    History,
-    ImageDataset,
-    Trainer,
-    load_checkpoint,
-    load_dataset,
-    load_weights,
-    save_checkpoint,
-    save_weights,
-)
+
+if TYPE_CHECKING:
+    from fastcnn.training import (
+        DataLoader,
+        History,
+        ImageDataset,
+        Trainer,
+        load_checkpoint,
+        load_dataset,
+        load_weights,
+        save_checkpoint,
+        save_weights,
+    )
 
 __all__ = [
     "DataLoader",
@@ -43,3 +48,15 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The trainer, and what reads data sets and checkpoints, are imported by their first use: only training needs them.
+    if name == "training" or name in __all__:
+        training = import_module("fastcnn.training")
+        return training if name == "training" else getattr(training, name)
+    raise AttributeError(f"module 'fastcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
