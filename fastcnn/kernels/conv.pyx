@@ -14,8 +14,8 @@ Every pass is one or more jobs (struct Job): sums over the taps of a window, fro
 Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
 of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Where the outputs are too few to
-fill a vector (LeNet's layers, the gradient of an RGB image), the block is copied plane by plane instead, and a tile is all
-the outputs by a row of places: `planar`.
+fill a vector (LeNet's layers, the gradient of an RGB image), the block is copied plane by plane instead, and a tile is
+all the outputs by a row of places: `planar`.
 
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,

@@ -56,7 +56,8 @@ cdef inline void _run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const float
         micro().tile_f64(m, n, s, a, b, init, c, c_row)
 
 
-cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step) noexcept nogil:
+cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t a_step,
+                           Py_ssize_t b_step) noexcept nogil:
     """One segment that starts at a and b."""
     cdef Sum s
     s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, 0, zero, a_row, a_step
@@ -86,7 +87,8 @@ cdef void _forward_rows(Py_ssize_t first, Py_ssize_t m, const floating* weight, 
         for k in range((features + DEPTH - 1) // DEPTH):
             s.depth = min(DEPTH, features - k * DEPTH)
             _run_tile(m, columns, &s, weight + first * features + k * DEPTH,
-                      transposed + left * wide * features + k * DEPTH * wide, <const floating*>NULL if k else zeros, tile, wide)
+                      transposed + left * wide * features + k * DEPTH * wide,
+                      <const floating*>NULL if k else zeros, tile, wide)
         for i in range(columns):
             for o in range(m):
                 output[(left * wide + i) * outputs + first + o] = (
