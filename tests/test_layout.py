@@ -18,7 +18,9 @@ import fastcnn
 PACKAGE = Path(fastcnn.__file__).parent
 README = Path(__file__).parents[1] / "README.md"
 # From the top down; a module may import from its own row and the rows below.
-ROWS = ["cli", "benchmark", "training", "models", "nn", "optim", "config", "functional", "random", "kernels"]
+ROWS = [
+    "cli", "benchmark", "training", "models", "nn", "optim", "torch", "config", "functional", "random", "kernels",
+]  # fmt: skip
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(fastcnn.__path__, "fastcnn.")
@@ -83,6 +85,8 @@ def test_the_same_functions_in_reference_and_functional():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name, tmp_path, monkeypatch):
+    if name == "fastcnn.torch":
+        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     state, options = fastcnn.random.get_state(), np.get_printoptions()
     result = doctest.testmod(importlib.import_module(name))
