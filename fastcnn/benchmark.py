@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,11 +162,10 @@ def _both(name: str, images: Sequence[np.ndarray], *rest: Any, **options: Any) -
     """Return the function `name` of both modules; `images` come first, in the memory order that suits each."""
 
     def bind(module: Any, order: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Any]:
-        function = getattr(module, name)
         arguments = [order(image) for image in images]
         # Copies, because running statistics and the like are updated in place.
         arguments += [value.copy() if isinstance(value, np.ndarray) else value for value in rest]
-        return lambda: function(*arguments, **options)
+        return partial(getattr(module, name), *arguments, **options)
 
     return {
         "reference": bind(reference, np.ascontiguousarray),
@@ -198,16 +198,15 @@ def _text(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 
 
-def _im2col(rng: np.random.Generator) -> Sides:
-    return _both("im2col", [_normal(rng, 32, 16, 32, 32)], 3, padding=1)
+def _columns(name: str, size: tuple[int, ...], *rest: Any) -> Case:
+    """Case of im2col or col2im, whose columns have one order only; C-contiguous images suit it on both sides."""
 
+    def make(rng: np.random.Generator) -> Sides:
+        array = _normal(rng, *size)
+        modules = {"reference": reference, "fastcnn": functional}
+        return {side: partial(getattr(module, name), array, *rest, 3, padding=1) for side, module in modules.items()}
 
-def _col2im(rng: np.random.Generator) -> Sides:
-    columns = _normal(rng, 32, 16 * 9, 32 * 32)
-    return {
-        "reference": lambda: reference.col2im(columns, (32, 32), 3, padding=1),
-        "fastcnn": lambda: functional.col2im(columns, (32, 32), 3, padding=1),
-    }
+    return Case(name, "32x16x32x32, 3x3, padding 1", make)
 
 
 def _pooling(size: tuple[int, int, int, int], kernel: int, stride: int, padding: int) -> list[Case]:
@@ -222,19 +221,20 @@ def _pooling(size: tuple[int, int, int, int], kernel: int, stride: int, padding:
         _, indices = reference.max_pool2d(_normal(rng, *size), *window, return_indices=True)
         return _both("max_pool2d_backward", [_normal(rng, *size[:2], *out), indices], size)
 
-    def both(rng: np.random.Generator) -> Sides:
+    def by_indices(module: Any, image: np.ndarray, grad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        output, indices = module.max_pool2d(image, *window, return_indices=True)
+        return output, module.max_pool2d_backward(grad, indices, size)
+
+    def by_taps(module: Any, image: np.ndarray, grad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        output, taps = module.max_pool2d_taps(image, *window)
+        return output, module.max_pool2d_taps_backward(grad, taps, size, *window)
+
+    def both(way: Callable[..., Any], rng: np.random.Generator) -> Sides:
         x, grad = _normal(rng, *size), _normal(rng, *size[:2], *out)
-
-        def bind(module: Any, order: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Any]:
-            image, grad_output = order(x), order(grad)
-
-            def run() -> tuple[np.ndarray, np.ndarray]:
-                output, indices = module.max_pool2d(image, *window, return_indices=True)
-                return output, module.max_pool2d_backward(grad_output, indices, size)
-
-            return run
-
-        return {"reference": bind(reference, np.ascontiguousarray), "fastcnn": bind(functional, channels_last)}
+        return {
+            "reference": partial(way, reference, x, grad),
+            "fastcnn": partial(way, functional, channels_last(x), channels_last(grad)),
+        }
 
     def average(rng: np.random.Generator) -> Sides:
         return _both("avg_pool2d", [_normal(rng, *size)], *window)
@@ -246,7 +246,8 @@ def _pooling(size: tuple[int, int, int, int], kernel: int, stride: int, padding:
     return [
         Case("max_pool2d", shape, forward),
         Case("max_pool2d_backward", shape, backward),
-        Case("max_pool2d and backward", shape, both),
+        Case("max_pool2d and backward", shape, partial(both, by_indices)),
+        Case("max_pool2d_taps and backward", shape, partial(both, by_taps)),
         Case("avg_pool2d", shape, average),
         Case("avg_pool2d_backward", shape, average_backward),
     ]
@@ -319,8 +320,8 @@ CASES = [
     *_convolution((8, 64, 28, 28), 128, 1),
     *_convolution((8, 96, 28, 28), 96, 3, padding=1, groups=96),
     *_convolution((32, 16, 500), 32, 9, padding=4),
-    Case("im2col", "32x16x32x32, 3x3, padding 1", _im2col),
-    Case("col2im", "32x16x32x32, 3x3, padding 1", _col2im),
+    _columns("im2col", (32, 16, 32, 32)),
+    _columns("col2im", (32, 16 * 9, 32 * 32), (32, 32)),
     *_pooling((128, 16, 32, 32), 2, 2, 0),
     *_pooling((8, 32, 56, 56), 3, 2, 1),
     Case("batch_norm", "128x16x32x32", _batch_norm),
