@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
@@ -32,6 +33,10 @@ def get_include() -> str:
     return str(Path(__file__).resolve().parent / "include")
 
 
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, str]: ...
 def show_config(mode: str = "stdout") -> dict[str, str] | None:
     """Print, or return, what the kernels were built with and what they use.
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._memory import allocate
+from fastcnn.functional._types import Array
 
 
-def required(**arrays: object) -> list[np.ndarray]:
+def required(**arrays: Array | None) -> list[np.ndarray]:
     """Check arrays as `floats` does, where none may be None."""
     for name, array in arrays.items():
         if array is None:
             check.fail(name, "a NumPy array of float32 or float64", None, TypeError)
-    return check.floats(**arrays)
+    return cast(list[np.ndarray], check.floats(**arrays))
 
 
 def memory_axes(array: np.ndarray) -> tuple[int, ...]:
@@ -43,4 +46,4 @@ def contiguous(out: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def empty(shape: tuple[int, ...], axes: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Allocate an array whose memory runs through `axes` from slow to fast; return it and the flat view of it."""
     buffer = allocate(tuple(shape[axis] for axis in axes), dtype)
-    return buffer.transpose(np.argsort(axes)), buffer.reshape(-1)
+    return buffer.transpose(sorted(axes, key=axes.__getitem__)), buffer.reshape(-1)

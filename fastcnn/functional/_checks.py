@@ -37,7 +37,7 @@ def array(name: str, value: object, wanted: str = "a NumPy array of float32 or f
     if hasattr(value, "__array_interface__"):
         return np.asarray(value)
     try:
-        return np.asarray(memoryview(value))
+        return np.asarray(memoryview(value))  # type: ignore[arg-type]
     except TypeError:
         pass
     kind = type(value).__name__
@@ -194,10 +194,13 @@ def shape_argument(name: str, value: object, *lengths: int) -> tuple[int, ...]:
 
 def needs(value: object) -> tuple[bool, bool, bool]:
     """Check which of the gradients of input, weight and bias are asked for."""
-    several = isinstance(value, (tuple, list)) and len(value) == 3
-    if not several or not all(isinstance(item, (bool, np.bool_)) for item in value):
-        fail("needs", "three bools, for the gradients of input, weight and bias", repr(value))
-    return tuple(map(bool, value))
+    if (
+        isinstance(value, (tuple, list))
+        and len(value) == 3
+        and all(isinstance(item, (bool, np.bool_)) for item in value)
+    ):
+        return bool(value[0]), bool(value[1]), bool(value[2])
+    fail("needs", "three bools, for the gradients of input, weight and bias", repr(value))
 
 
 # --- sliding windows ------------------------------------------------------------------------------------------------
@@ -228,11 +231,11 @@ def output_size(
 
 def window(
     input_shape: tuple[int, ...],
-    places: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    before: tuple[int, int],
-    dilation: tuple[int, int],
+    places: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    before: tuple[int, ...],
+    dilation: tuple[int, ...],
     channels_last: bool,
 ) -> dict[str, int]:
     """Return the kernels' geometry struct (include/fastcnn/geometry.h), as the dict that Cython turns into it."""

@@ -19,7 +19,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size < 4096:  # the C library serves these from memory that it keeps as well
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, Block(size))
+    return np.ndarray(shape, dtype, Block(size))  # type: ignore[arg-type]  # any buffer will do
 
 
 def scratch(size: int) -> np.ndarray:

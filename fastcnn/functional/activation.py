@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import numpy as np
 
 from fastcnn import random
@@ -9,11 +11,12 @@ from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import contiguous, empty, flat, memory_axes, required
 from fastcnn.functional._options import choice, flag
+from fastcnn.functional._types import Array
 from fastcnn.kernels import activation as kernels
 from fastcnn.kernels.activation import Activation
 
 
-def _forward(kind: Activation, input: np.ndarray, out: np.ndarray | None, slope: float = 0.0) -> np.ndarray:
+def _forward(kind: Activation, input: Array, out: np.ndarray | None, slope: float = 0.0) -> np.ndarray:
     (input,) = required(input=input)
     if out is None:
         axes = memory_axes(input)
@@ -33,9 +36,7 @@ def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
-def _backward(
-    kind: Activation, grad_output: np.ndarray, name: str, saved: np.ndarray, slope: float = 0.0
-) -> np.ndarray:
+def _backward(kind: Activation, grad_output: Array, name: str, saved: Array, slope: float = 0.0) -> np.ndarray:
     saved, grad_output = required(**{name: saved}, grad_output=grad_output)
     check.shape("grad_output", grad_output, saved.shape)
     axes = memory_axes(saved)
@@ -45,7 +46,7 @@ def _backward(
     return grad_input
 
 
-def relu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+def relu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return max(input, 0); NaN stays NaN.
 
     Parameters
@@ -75,7 +76,7 @@ def relu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     return _forward(Activation.RELU, input, out)
 
 
-def relu_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+def relu_backward(grad_output: Array, output: Array) -> np.ndarray:
     """Return the gradient of relu's input, which is 0 where the output is 0.
 
     Parameters
@@ -105,7 +106,7 @@ def relu_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
     return _backward(Activation.RELU, grad_output, "output", output)
 
 
-def leaky_relu(input: np.ndarray, negative_slope: float = 0.01, *, out: np.ndarray | None = None) -> np.ndarray:
+def leaky_relu(input: Array, negative_slope: float = 0.01, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return `input` where it is positive, `negative_slope` times it elsewhere.
 
     Parameters
@@ -141,7 +142,7 @@ def leaky_relu(input: np.ndarray, negative_slope: float = 0.01, *, out: np.ndarr
     return _forward(Activation.LEAKY_RELU, input, out, number("negative_slope", negative_slope, -np.inf))
 
 
-def leaky_relu_backward(grad_output: np.ndarray, input: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
+def leaky_relu_backward(grad_output: Array, input: Array, negative_slope: float = 0.01) -> np.ndarray:
     """Return the gradient of leaky_relu's input, which at 0 is that of the negative side.
 
     Parameters
@@ -173,7 +174,7 @@ def leaky_relu_backward(grad_output: np.ndarray, input: np.ndarray, negative_slo
     return _backward(Activation.LEAKY_RELU, grad_output, "input", input, slope)
 
 
-def sigmoid(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+def sigmoid(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return 1 / (1 + exp(-input)).
 
     Parameters
@@ -203,7 +204,7 @@ def sigmoid(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     return _forward(Activation.SIGMOID, input, out)
 
 
-def sigmoid_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+def sigmoid_backward(grad_output: Array, output: Array) -> np.ndarray:
     """Return the gradient of sigmoid's input, grad_output * output * (1 - output).
 
     Parameters
@@ -233,7 +234,7 @@ def sigmoid_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
     return _backward(Activation.SIGMOID, grad_output, "output", output)
 
 
-def tanh(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+def tanh(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return the hyperbolic tangent.
 
     Parameters
@@ -263,7 +264,7 @@ def tanh(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     return _forward(Activation.TANH, input, out)
 
 
-def tanh_backward(grad_output: np.ndarray, output: np.ndarray) -> np.ndarray:
+def tanh_backward(grad_output: Array, output: Array) -> np.ndarray:
     """Return the gradient of tanh's input, grad_output * (1 - output**2).
 
     Parameters
@@ -297,7 +298,7 @@ def _gelu_kind(approximate: object) -> Activation:
     return Activation.GELU if choice("approximate", approximate, "none", "tanh") == "none" else Activation.GELU_TANH
 
 
-def gelu(input: np.ndarray, approximate: str = "none", *, out: np.ndarray | None = None) -> np.ndarray:
+def gelu(input: Array, approximate: str = "none", *, out: np.ndarray | None = None) -> np.ndarray:
     """Return `input` times the probability of a standard normal value below it.
 
     Parameters
@@ -336,7 +337,7 @@ def gelu(input: np.ndarray, approximate: str = "none", *, out: np.ndarray | None
     return _forward(_gelu_kind(approximate), input, out)
 
 
-def gelu_backward(grad_output: np.ndarray, input: np.ndarray, approximate: str = "none") -> np.ndarray:
+def gelu_backward(grad_output: Array, input: Array, approximate: str = "none") -> np.ndarray:
     """Return the gradient of gelu's input.
 
     Parameters
@@ -368,7 +369,7 @@ def gelu_backward(grad_output: np.ndarray, input: np.ndarray, approximate: str =
     return _backward(_gelu_kind(approximate), grad_output, "input", input)
 
 
-def silu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+def silu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return input * sigmoid(input).
 
     Parameters
@@ -403,7 +404,7 @@ def silu(input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     return _forward(Activation.SILU, input, out)
 
 
-def silu_backward(grad_output: np.ndarray, input: np.ndarray) -> np.ndarray:
+def silu_backward(grad_output: Array, input: Array) -> np.ndarray:
     """Return the gradient of silu's input.
 
     Parameters
@@ -440,8 +441,26 @@ def _kept_scale(p: float) -> float:
     return 1 / (1 - p) if p < 1 else 0.0
 
 
+@overload
 def dropout(
-    input: np.ndarray,
+    input: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    rng: np.random.Generator | None = None,
+    return_mask: Literal[False] = False,
+) -> np.ndarray: ...
+@overload
+def dropout(
+    input: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    rng: np.random.Generator | None = None,
+    return_mask: Literal[True],
+) -> tuple[np.ndarray, np.ndarray | None]: ...
+def dropout(
+    input: Array,
     p: float = 0.5,
     training: bool = True,
     *,
@@ -504,7 +523,7 @@ def dropout(
     channels_last = input.ndim == 4 and check.is_channels_last(input)
     axes = (0, 2, 3, 1) if channels_last else tuple(range(input.ndim))
     output, memory = empty(input.shape, axes, input.dtype)
-    mask, mask_memory = empty(input.shape, axes, np.uint8)
+    mask, mask_memory = empty(input.shape, axes, np.dtype(np.uint8))
     seed = int(rng.integers(0, 2**64, dtype=np.uint64))
     if input.size:
         n, c, plane = 1, 1, input.size
@@ -516,7 +535,7 @@ def dropout(
     return (output, mask) if return_mask else output
 
 
-def dropout_backward(grad_output: np.ndarray, mask: np.ndarray | None, p: float = 0.5) -> np.ndarray:
+def dropout_backward(grad_output: Array, mask: Array | None, p: float = 0.5) -> np.ndarray:
     """Return the gradient of dropout's input: that of the kept elements, with the same scale.
 
     Parameters

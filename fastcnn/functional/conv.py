@@ -9,6 +9,7 @@ import numpy as np
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
 from fastcnn.functional._memory import allocate, scratch
+from fastcnn.functional._types import Array, Size
 from fastcnn.kernels import conv as _conv_kernel
 from fastcnn.kernels import im2col as _im2col
 from fastcnn.kernels.threads import get_num_threads
@@ -32,7 +33,7 @@ def _unfold_window(input_shape, kernel_size, dilation, padding, stride, channels
     return check.window(input_shape, places, kernel, step, pad, spread, channels_last), columns_shape
 
 
-def im2col(input, kernel_size, dilation=1, padding=0, stride=1):
+def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> np.ndarray:
     """Lay every window of an image out as a column (torch's `unfold`).
 
     Parameters
@@ -80,7 +81,9 @@ def im2col(input, kernel_size, dilation=1, padding=0, stride=1):
     return columns
 
 
-def col2im(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+def col2im(
+    input: Array, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+) -> np.ndarray:
     """Add columns back into the image that their windows lie on (torch's `fold`); pixels of several windows get sums.
 
     Parameters
@@ -138,7 +141,7 @@ def _row(name, value, minimum):
     return (0 if name == "padding" else 1), number
 
 
-def im2col1d(input, kernel_size, dilation=1, padding=0, stride=1):
+def im2col1d(input: Array, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> np.ndarray:
     """Lay every window of a sequence out as a column: `im2col` in one dimension.
 
     Parameters
@@ -176,7 +179,9 @@ def im2col1d(input, kernel_size, dilation=1, padding=0, stride=1):
     )
 
 
-def col2im1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+def col2im1d(
+    input: Array, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+) -> np.ndarray:
     """Add columns back into the sequence that their windows lie on: `col2im` in one dimension.
 
     Parameters
@@ -347,7 +352,17 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     return grad_input, grad_weight, grad_bias
 
 
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+def conv1d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Convolve a batch of sequences (cross-correlation, as in `torch.nn.functional.conv1d`).
 
     Parameters
@@ -384,7 +399,17 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     return _forward(input, weight, bias, stride, padding, dilation, groups, 1, out)
 
 
-def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
+def conv1d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv1d`.
 
     Parameters
@@ -418,7 +443,17 @@ def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 1)
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None):
+def conv2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Convolve a batch of images (cross-correlation, as in `torch.nn.functional.conv2d`).
 
     Parameters
@@ -464,7 +499,17 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     return _forward(input, weight, bias, stride, padding, dilation, groups, 2, out)
 
 
-def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
+def conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv2d`.
 
     Parameters

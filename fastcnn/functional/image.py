@@ -105,8 +105,8 @@ def image_batch(
         check.shape("cutout", cutout, (n, 4))
         cutout = np.clip(cutout, 0, (height, width, height, width))
     (scale,) = per_channel("scale", scale, 1, positive=True)
-    mean = np.asarray(per_channel("mean", mean, channels))
-    std = np.asarray(per_channel("std", std, channels, positive=True))
+    means = np.asarray(per_channel("mean", mean, channels))
+    deviations = np.asarray(per_channel("std", std, channels, positive=True))
     if out is None:
         out = check.empty((n, channels, height, width), dtype, channels_last=True)
     else:
@@ -118,7 +118,7 @@ def image_batch(
     if out.size:
         if not images.flags.aligned:
             images = images.copy()
-        gain, offset = (scale / std).astype(dtype), (-mean / std).astype(dtype)
+        gain, offset = (scale / deviations).astype(dtype), (-means / deviations).astype(dtype)
         kernels.image_batch(images, indices, shift, flip, cutout, gain, offset, out.transpose(0, 2, 3, 1))
     return out
 

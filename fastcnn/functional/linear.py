@@ -7,6 +7,7 @@ import numpy as np
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
 from fastcnn.functional._memory import allocate, scratch
+from fastcnn.functional._types import Array
 from fastcnn.kernels import linear as _linear
 from fastcnn.kernels.threads import get_num_threads
 
@@ -28,7 +29,7 @@ def _memory(n: int, weight: np.ndarray) -> tuple[np.ndarray, int]:
     return scratch(_linear.scratch_bytes(n, weight.shape[1], weight.shape[0], threads, weight.itemsize)), threads
 
 
-def linear(input, weight, bias=None, *, out=None):
+def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return input @ weight.T + bias.
 
     Parameters
@@ -74,7 +75,9 @@ def linear(input, weight, bias=None, *, out=None):
     return out
 
 
-def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
+def linear_backward(
+    grad_output: Array, input: Array, weight: Array, *, needs: tuple[bool, bool, bool] = (True, True, True)
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `linear`.
 
     Parameters

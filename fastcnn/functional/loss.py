@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, overload
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import empty, flat, memory_axes, required
 from fastcnn.functional._memory import allocate
 from fastcnn.functional._options import choice
+from fastcnn.functional._types import Array
 from fastcnn.kernels import loss as kernels
 
 
@@ -43,7 +45,7 @@ def _like(array: np.ndarray, rows: np.ndarray, axes: tuple[int, ...]) -> np.ndar
     return output
 
 
-def _softmax(input: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
+def _softmax(input: Array, dim: int, logarithm: bool) -> np.ndarray:
     (input,) = required(input=input)
     axis = _axis(input, dim)
     if input.ndim == 0:
@@ -55,7 +57,7 @@ def _softmax(input: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
     return _like(input, output, axes)
 
 
-def _softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int, logarithm: bool) -> np.ndarray:
+def _softmax_backward(grad_output: Array, output: Array, dim: int, logarithm: bool) -> np.ndarray:
     output, grad_output = required(output=output, grad_output=grad_output)
     check.shape("grad_output", grad_output, output.shape)
     axis = _axis(output, dim)
@@ -69,7 +71,7 @@ def _softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int, log
     return _like(output, grad_input, axes)
 
 
-def softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
+def softmax(input: Array, dim: int = -1) -> np.ndarray:
     """Return exp(input) / sum(exp(input)) along one axis, computed so that nothing overflows.
 
     Parameters
@@ -100,7 +102,7 @@ def softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
     return _softmax(input, dim, False)
 
 
-def log_softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
+def log_softmax(input: Array, dim: int = -1) -> np.ndarray:
     """Return the logarithm of `softmax`, accurate also where that is 0.
 
     Parameters
@@ -130,7 +132,7 @@ def log_softmax(input: np.ndarray, dim: int = -1) -> np.ndarray:
     return _softmax(input, dim, True)
 
 
-def softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int = -1) -> np.ndarray:
+def softmax_backward(grad_output: Array, output: Array, dim: int = -1) -> np.ndarray:
     """Return the gradient of softmax's input: output * (grad_output - sum(grad_output * output)).
 
     Parameters
@@ -162,7 +164,7 @@ def softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int = -1)
     return _softmax_backward(grad_output, output, dim, False)
 
 
-def log_softmax_backward(grad_output: np.ndarray, output: np.ndarray, dim: int = -1) -> np.ndarray:
+def log_softmax_backward(grad_output: Array, output: Array, dim: int = -1) -> np.ndarray:
     """Return the gradient of log_softmax's input: grad_output - exp(output) * sum(grad_output).
 
     Parameters
@@ -212,10 +214,38 @@ def _targets(target: object, shape: tuple[int, ...], classes: int, ignore_index:
     return target.astype(np.int64, copy=False)
 
 
+@overload
 def cross_entropy(
-    input: np.ndarray,
-    target: np.ndarray,
-    weight: np.ndarray | None = None,
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[float, np.ndarray]: ...
+@overload
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    *,
+    reduction: Literal["none"],
+    label_smoothing: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> tuple[float | np.ndarray, np.ndarray]: ...
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -267,8 +297,8 @@ def cross_entropy(
     >>> round(loss, 4), grad_input
     (0.6931, array([[ 0.5, -0.5]]))
     """
-    required(input=input)
-    input, weight = check.floats(input=input, weight=weight)
+    (input,) = required(input=input)
+    _, weight = check.floats(input=input, weight=weight)
     if input.ndim < 1:
         check.fail("input", "shape (N, C), (N, C, d1, ...) or (C,)", f"shape {input.shape}")
     class_axis = min(input.ndim - 1, 1)
@@ -312,7 +342,13 @@ def cross_entropy(
     return total / divisor if divisor else math.nan, grad_input
 
 
-def mse_loss(input: np.ndarray, target: np.ndarray, reduction: str = "mean") -> tuple[float | np.ndarray, np.ndarray]:
+@overload
+def mse_loss(input: Array, target: Array, reduction: Literal["mean", "sum"] = "mean") -> tuple[float, np.ndarray]: ...
+@overload
+def mse_loss(input: Array, target: Array, reduction: Literal["none"]) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def mse_loss(input: Array, target: Array, reduction: str = "mean") -> tuple[float | np.ndarray, np.ndarray]: ...
+def mse_loss(input: Array, target: Array, reduction: str = "mean") -> tuple[float | np.ndarray, np.ndarray]:
     """Return the squared difference, and its gradient with respect to `input`.
 
     Parameters
@@ -345,12 +381,14 @@ def mse_loss(input: np.ndarray, target: np.ndarray, reduction: str = "mean") -> 
     choice("reduction", reduction, "mean", "sum", "none")
     axes = memory_axes(input)
     grad_input, memory = empty(input.shape, axes, input.dtype)
-    losses, losses_memory = empty(input.shape, axes, input.dtype) if reduction == "none" else (None, None)
+    losses = losses_memory = None
+    if reduction == "none":
+        losses, losses_memory = empty(input.shape, axes, input.dtype)
     partials = np.zeros(kernels.blocks(input.size))
     if input.size:
         factor = 2 / input.size if reduction == "mean" else 2.0
         kernels.mse_loss(flat(input, axes), flat(target, axes), factor, partials, losses_memory, memory)
-    if reduction == "none":
+    if losses is not None:
         return losses, grad_input
     total = float(partials.sum())
     if reduction == "sum":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, overload
+
 import numpy as np
 
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import contiguous, empty, flat, required
 from fastcnn.functional._options import flag
+from fastcnn.functional._types import Array
 from fastcnn.kernels import norm as kernels
 
 
@@ -42,12 +45,40 @@ def _statistics(memory: np.ndarray, layout: tuple[int, int, int, bool]) -> tuple
     return mean, var
 
 
+@overload
 def batch_norm(
-    input: np.ndarray,
+    input: Array,
     running_mean: np.ndarray | None,
     running_var: np.ndarray | None,
-    weight: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    return_saved: Literal[False] = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def batch_norm(
+    input: Array,
+    running_mean: np.ndarray | None,
+    running_var: np.ndarray | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    return_saved: Literal[True],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+def batch_norm(
+    input: Array,
+    running_mean: np.ndarray | None,
+    running_var: np.ndarray | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -106,12 +137,12 @@ def batch_norm(
     >>> running_mean, running_var
     (array([0.2]), array([1.1]))
     """
-    required(input=input)
-    updated = [
+    (input,) = required(input=input)
+    updated: list[Any] = [
         None if vector is None else check.array(name, vector)
         for name, vector in (("running_mean", running_mean), ("running_var", running_var))
     ]
-    input, running_mean, running_var, weight, bias = check.floats(
+    _, running_mean, running_var, weight, bias = check.floats(
         input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
     )
     images = _images("input", input)
@@ -122,8 +153,6 @@ def batch_norm(
     if (running_mean is None) != (running_var is None):
         missing = "running_mean" if running_mean is None else "running_var"
         check.fail(missing, "an array, as the other running statistic is given", None)
-    if running_mean is None and not training:
-        check.fail("running_mean", "an array, as training is False", None)
     axes, layout = _memory(images)
     n, c, pixels, _ = layout
     if training:
@@ -142,6 +171,8 @@ def batch_norm(
     memory = flat(images, axes)
     if training:
         mean, var = _statistics(memory, layout)
+    elif running_mean is None or running_var is None:
+        check.fail("running_mean", "an array, as training is False", None)
     else:
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a variance of 0 with eps 0, or below it, gives inf or NaN
@@ -150,7 +181,7 @@ def batch_norm(
     shift = np.zeros(c) if bias is None else bias.astype(np.float64)
     if memory.size:
         kernels.normalize(memory, mean, scale, shift, output_memory, *layout)
-    if training and running_mean is not None and n * pixels:
+    if training and running_mean is not None and running_var is not None and n * pixels:
         unbiased = var * (n * pixels / (n * pixels - 1))
         with np.errstate(over="ignore", invalid="ignore"):
             updated[0][:] = (1 - momentum) * running_mean + momentum * mean
@@ -161,11 +192,11 @@ def batch_norm(
 
 
 def batch_norm_backward(
-    grad_output: np.ndarray,
-    input: np.ndarray,
-    weight: np.ndarray | None,
-    mean: np.ndarray,
-    invstd: np.ndarray,
+    grad_output: Array,
+    input: Array,
+    weight: Array | None,
+    mean: Array,
+    invstd: Array,
     training: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the gradients of batch_norm's input, weight and bias.
@@ -205,10 +236,8 @@ def batch_norm_backward(
     >>> grad_input.ravel().round(3), grad_weight, grad_bias
     (array([ 0.333, -0.333,  0.   ]), array([-1.]), array([1.]))
     """
-    required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
-    input, grad_output, weight, mean, invstd = check.floats(
-        input=input, grad_output=grad_output, weight=weight, mean=mean, invstd=invstd
-    )
+    input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
+    _, weight = check.floats(input=input, weight=weight)
     images = _images("input", input)
     check.shape("grad_output", grad_output, input.shape)
     _vectors(images.shape[1], weight=weight, mean=mean, invstd=invstd)

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
+from fastcnn.functional._types import Array, Shape, Size
 from fastcnn.kernels import pooling as _pooling
 
 # A tap, and an index counted from the window's first tap, are 32-bit numbers inside the kernels.
 _MOST = 2**31 - 1
-
-Pair = tuple[int, int]
 
 
 # --- checks that the functions share --------------------------------------------------------------------------------
@@ -46,7 +45,8 @@ def _image_shape(name: str, value: object, dims: int, given: int) -> tuple[int, 
         check.fail(name, "no extent of zero but the batch's", size)
     check.fits(name, size)
     batch = size if given == dims + 2 else (1, *size)
-    return batch if dims == 2 else (*batch[:2], 1, batch[2])
+    n, c, h, w = batch if dims == 2 else (*batch[:2], 1, batch[2])
+    return n, c, h, w
 
 
 def _flag(name: str, value: object) -> bool:
@@ -77,11 +77,11 @@ def _range(array: np.ndarray) -> str:
 
 
 class _Geometry(NamedTuple):
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    places: Pair
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    places: tuple[int, ...]
 
     def window(self, size: tuple[int, ...], channels_last: bool) -> dict[str, int]:
         return check.window(size, self.places, *self[:4], channels_last)
@@ -189,9 +189,41 @@ def _scatter(values, indices, size, given, dims, add):
     return _as_given(planes, given, dims)
 
 
+@overload
 def max_pool1d(
-    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, out=None
-):
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def max_pool1d(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def max_pool1d(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Take the maximum of each window of a sequence.
 
     Parameters
@@ -240,7 +272,7 @@ def max_pool1d(
     return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
 
 
-def max_pool1d_backward(grad_output, indices, input_shape):
+def max_pool1d_backward(grad_output: Array, indices: Array, input_shape: Shape) -> np.ndarray:
     """Return the gradient of the input of `max_pool1d`.
 
     Parameters
@@ -273,9 +305,41 @@ def max_pool1d_backward(grad_output, indices, input_shape):
     return _add_at(grad_output, indices, input_shape, 1)
 
 
+@overload
 def max_pool2d(
-    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, out=None
-):
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+@overload
+def max_pool2d(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def max_pool2d(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Take the maximum of each window of an image.
 
     Parameters
@@ -330,7 +394,7 @@ def max_pool2d(
     return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
 
 
-def max_pool2d_backward(grad_output, indices, input_shape):
+def max_pool2d_backward(grad_output: Array, indices: Array, input_shape: Shape) -> np.ndarray:
     """Return the gradient of the input of `max_pool2d`.
 
     Parameters
@@ -365,7 +429,14 @@ def max_pool2d_backward(grad_output, indices, input_shape):
     return _add_at(grad_output, indices, input_shape, 2)
 
 
-def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool2d_taps(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Take the maximum of each window, and keep which tap of its window it was: `max_pool2d` for training.
 
     Parameters
@@ -396,8 +467,15 @@ def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil
 
 
 def max_pool2d_taps_backward(
-    grad_output, taps, input_shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
-):
+    grad_output: Array,
+    taps: Array,
+    input_shape: Shape,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> np.ndarray:
     """Return the gradient of the input of `max_pool2d_taps`.
 
     Parameters
@@ -495,7 +573,14 @@ def _max_unpool_backward(grad_output, indices, dims):
     return _as_given(grad_input, grad_output.ndim, dims)
 
 
-def max_unpool1d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+def max_unpool1d(
+    input: Array,
+    indices: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Shape | int | None = None,
+) -> np.ndarray:
     """Put maxima back where they came from, in sequences of zeros: a partial inverse of `max_pool1d`.
 
     Parameters
@@ -530,7 +615,7 @@ def max_unpool1d(input, indices, kernel_size, stride=None, padding=0, output_siz
     return _max_unpool(input, 1, indices, kernel_size, stride, padding, output_size)
 
 
-def max_unpool1d_backward(grad_output, indices):
+def max_unpool1d_backward(grad_output: Array, indices: Array) -> np.ndarray:
     """Return the gradient of the input of `max_unpool1d`.
 
     Parameters
@@ -560,7 +645,14 @@ def max_unpool1d_backward(grad_output, indices):
     return _max_unpool_backward(grad_output, indices, 1)
 
 
-def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+def max_unpool2d(
+    input: Array,
+    indices: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Shape | None = None,
+) -> np.ndarray:
     """Put maxima back where they came from, in planes of zeros: a partial inverse of `max_pool2d`.
 
     Parameters
@@ -595,7 +687,7 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
     return _max_unpool(input, 2, indices, kernel_size, stride, padding, output_size)
 
 
-def max_unpool2d_backward(grad_output, indices):
+def max_unpool2d_backward(grad_output: Array, indices: Array) -> np.ndarray:
     """Return the gradient of the input of `max_unpool2d`.
 
     Parameters
@@ -669,7 +761,16 @@ def _avg_pool_backward(
     return _as_given(grad_input, grad_output.ndim, dims)
 
 
-def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *, out=None):
+def avg_pool1d(
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Take the mean of each window of a sequence.
 
     Parameters
@@ -710,8 +811,14 @@ def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, coun
 
 
 def avg_pool1d_backward(
-    grad_output, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True
-):
+    grad_output: Array,
+    input_shape: Shape,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> np.ndarray:
     """Return the gradient of the input of `avg_pool1d`.
 
     Parameters
@@ -746,16 +853,16 @@ def avg_pool1d_backward(
 
 
 def avg_pool2d(
-    input,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
+    input: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
     *,
-    out=None,
-):
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Take the mean of each window of an image.
 
     Parameters
@@ -802,15 +909,15 @@ def avg_pool2d(
 
 
 def avg_pool2d_backward(
-    grad_output,
-    input_shape,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
-):
+    grad_output: Array,
+    input_shape: Shape,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> np.ndarray:
     """Return the gradient of the input of `avg_pool2d`.
 
     Parameters
@@ -876,7 +983,7 @@ def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
     return _as_given(grad_input, grad_output.ndim, dims)
 
 
-def adaptive_avg_pool1d(input, output_size):
+def adaptive_avg_pool1d(input: Array, output_size: Size) -> np.ndarray:
     """Take the means of `output_size` windows that cover a sequence evenly.
 
     Parameters
@@ -906,7 +1013,7 @@ def adaptive_avg_pool1d(input, output_size):
     return _adaptive_avg_pool(input, 1, output_size)
 
 
-def adaptive_avg_pool1d_backward(grad_output, input_shape):
+def adaptive_avg_pool1d_backward(grad_output: Array, input_shape: Shape) -> np.ndarray:
     """Return the gradient of the input of `adaptive_avg_pool1d`.
 
     Parameters
@@ -936,7 +1043,7 @@ def adaptive_avg_pool1d_backward(grad_output, input_shape):
     return _adaptive_avg_pool_backward(grad_output, 1, input_shape)
 
 
-def adaptive_avg_pool2d(input, output_size):
+def adaptive_avg_pool2d(input: Array, output_size: Size) -> np.ndarray:
     """Take the means of windows that cover an image evenly; with an output size of 1, of the whole image.
 
     Parameters
@@ -971,7 +1078,7 @@ def adaptive_avg_pool2d(input, output_size):
     return _adaptive_avg_pool(input, 2, output_size)
 
 
-def adaptive_avg_pool2d_backward(grad_output, input_shape):
+def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: Shape) -> np.ndarray:
     """Return the gradient of the input of `adaptive_avg_pool2d`.
 
     Parameters
