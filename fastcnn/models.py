@@ -6,6 +6,7 @@ Their parameters have the names that torch's usual versions have, so that weight
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -57,7 +58,7 @@ def lenet5(
     >>> sum(p.size for p in model.parameters())
     61706
     """
-    options = {"rng": resolve(rng), "dtype": dtype}
+    options: dict[str, Any] = {"rng": resolve(rng), "dtype": dtype}
     return nn.Sequential(
         {
             "conv1": nn.Conv2d(in_channels, 6, 5, padding=2, **options),
@@ -113,7 +114,7 @@ class BasicBlock(nn.Module):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        options = {"bias": False, "rng": rng, "dtype": dtype}
+        options: dict[str, Any] = {"bias": False, "rng": rng, "dtype": dtype}
         self._body = nn.Sequential(
             {
                 "conv1": nn.Conv2d(in_channels, out_channels, 3, stride, 1, **options),
@@ -191,7 +192,7 @@ def resnet20(
     >>> sum(p.size for p in model.parameters())
     272474
     """
-    options = {"rng": resolve(rng), "dtype": dtype}
+    options: dict[str, Any] = {"rng": resolve(rng), "dtype": dtype}
 
     def stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
         first = BasicBlock(in_channels, out_channels, stride, **options)
@@ -251,7 +252,7 @@ def vgg_small(
     >>> model.eval()(np.zeros((1, 3, 32, 32), np.float32)).shape
     (1, 10)
     """
-    options = {"rng": resolve(rng), "dtype": dtype}
+    options: dict[str, Any] = {"rng": resolve(rng), "dtype": dtype}
     layers: list[nn.Module] = []
     channels = in_channels
     for width in (64, 128, 256):
@@ -304,7 +305,7 @@ def digits_cnn(
     >>> models.digits_cnn().eval()(np.zeros((2, 1, 8, 8), np.float32)).shape
     (2, 10)
     """
-    options = {"rng": resolve(rng), "dtype": dtype}
+    options: dict[str, Any] = {"rng": resolve(rng), "dtype": dtype}
     model = nn.Sequential(
         {
             "conv1": nn.Conv2d(in_channels, 32, 3, padding=1, bias=False, **options),

@@ -1043,7 +1043,7 @@ def adaptive_avg_pool1d_backward(grad_output: Array, input_shape: Shape) -> np.n
     return _adaptive_avg_pool_backward(grad_output, 1, input_shape)
 
 
-def adaptive_avg_pool2d(input: Array, output_size: Size) -> np.ndarray:
+def adaptive_avg_pool2d(input: Array, output_size: Size | tuple[int | None, int | None]) -> np.ndarray:
     """Take the means of windows that cover an image evenly; with an output size of 1, of the whole image.
 
     Parameters
