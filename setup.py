@@ -7,6 +7,7 @@ Environment:
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -65,12 +66,23 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         self.parallel = self.parallel or os.cpu_count()
         msvc = self.compiler.compiler_type == "msvc"
+        if msvc:
+            self.use_clang()
         flags = ["/O2"] if msvc else UNIX_FLAGS
         compile_flags, link_flags = self.openmp_flags(msvc)
         for extension in self.extensions:
             extension.extra_compile_args = [*flags, *compile_flags]
             extension.extra_link_args = link_flags
         super().build_extensions()
+
+    def use_clang(self):
+        """Compile with clang-cl: micro/ is written with the vector types of GCC and Clang, which MSVC lacks."""
+        clang = shutil.which("clang-cl")
+        if clang is None:
+            raise SystemExit("fastcnn: building on Windows needs clang-cl (of LLVM or Visual Studio) in PATH")
+        self.compiler.initialize()
+        self.compiler.cc = clang
+        self.compiler.add_library_dir(str(Path(clang).parents[1] / "lib"))  # where LLVM has its OpenMP
 
     def openmp_flags(self, msvc):
         wanted = os.environ.get("FASTCNN_OPENMP", "auto")
