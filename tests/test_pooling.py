@@ -333,10 +333,10 @@ def test_the_divisor_of_both_passes():
         assert_allclose(gradient, shared, rtol=1e-13)
         if "count_include_pad" in arguments:
             assert_array_equal(divisors, sums)
-    # Overhang beyond the padding never counts: 3 real and 1 padded row in a window of 5, then 1 and 1.
+    # The second window, of elements 3, 4, two padded ones and one beyond, counts no more than four.
     column = np.arange(1.0, 5).reshape(1, 1, 4)
-    assert_array_equal(F.avg_pool1d(column, 5, 3, 2, ceil_mode=True), [[[6 / 5, 9 / 5]]])
-    assert_array_equal(F.avg_pool1d(column, 5, 3, 2, ceil_mode=True, count_include_pad=False), [[[2, 3]]])
+    assert_array_equal(F.avg_pool1d(column, 5, 4, 2, ceil_mode=True), [[[6 / 5, 7 / 4]]])
+    assert_array_equal(F.avg_pool1d(column, 5, 4, 2, ceil_mode=True, count_include_pad=False), [[[2, 3.5]]])
 
 
 def test_means_of_large_planes_are_accurate():

@@ -201,11 +201,11 @@ cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, con
 cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     """Whether one of the numbers is not in [start, end)."""
     cdef Py_ssize_t k
-    cdef int32_t first = <int32_t>start, last = <int32_t>(end - 1)
-    cdef int32_t outside = 0
+    cdef tap_t least = taps[0], largest = taps[0]
     for k in range(count):
-        outside |= (<int32_t>taps[k] < first) | (<int32_t>taps[k] > last)
-    return outside
+        least = taps[k] if taps[k] < least else least
+        largest = taps[k] if taps[k] > largest else largest
+    return least < start or largest >= end
 
 
 cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g) noexcept nogil:

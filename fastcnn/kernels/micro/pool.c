@@ -24,6 +24,28 @@
 #endif
 #define LOADED(value) (void)(value)
 
+/* Which lanes and places the registers of a block hold: neighbouring lanes of one place where there are lanes enough for
+   REGISTERS registers, else the same lanes of neighbouring places. A block is BLOCK(registers, n, x, at, along): from
+   place x and lane `at` on, n lanes a register, and `along` says which of the two. The last lanes of all are done again
+   with some before them, unless `apart` (a block may not come twice) or there are too few: then they are n < LANES. */
+enum { ALONG_LANES, ALONG_PLACES };
+#define EVERY_BLOCK(r, step, apart)                                                                                   \
+    const ptrdiff_t lanes = (r)->lanes, places = (r)->places, last = lanes - LANES;                                   \
+    const ptrdiff_t wide = (step) == 1 ? lanes - lanes % (REGISTERS * LANES) : 0;                                     \
+    for (ptrdiff_t x = 0; x < places && wide; x++)                                                                    \
+        for (ptrdiff_t at = 0; at < wide; at += REGISTERS * LANES) BLOCK(REGISTERS, LANES, x, at, ALONG_LANES);       \
+    for (ptrdiff_t at = wide; at < lanes; at += LANES) {                                                              \
+        ptrdiff_t x = 0;                                                                                              \
+        if (at > last && last >= 0 && !(apart)) at = last;                                                            \
+        if (at > last) {                                                                                              \
+            for (; x < places; x++) BLOCK(1, lanes - at, x, at, ALONG_LANES);                                         \
+            break;                                                                                                    \
+        }                                                                                                             \
+        if ((step) == 1)                                                                                              \
+            for (; x + REGISTERS <= places; x += REGISTERS) BLOCK(REGISTERS, LANES, x, at, ALONG_PLACES);             \
+        for (; x < places; x++) BLOCK(1, LANES, x, at, ALONG_LANES);                                                  \
+    }
+
 #define TABLE(name) {#name, max_##name##_f32, route_##name##_f32, mean_##name##_f32, \
                      max_##name##_f64, route_##name##_f64, mean_##name##_f64}
 

@@ -50,13 +50,17 @@ INLINE INTS NAME(load_taps)(const void *taps, const int tap_bytes) {
 
 /* --- max ---------------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
-                            const ptrdiff_t step, T *output, char *tags, const int tag_bytes, ptrdiff_t tag) {
+INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int along, const fastcnn_run *r,
+                            const T *source, const ptrdiff_t step, T *output, char *tags, const int tag_bytes,
+                            ptrdiff_t tag) {
+    const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES * step;
+    const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES;
+    const ptrdiff_t next_tag = along == ALONG_PLACES ? r->place_tag : LANES * r->lane_tag;
     VEC best[REGISTERS];
     INTS winner[REGISTERS]; /* numbers are counted from the first element's here */
     INTS row_number = {0};
     for (int k = 0; k < registers; k++) {
-        best[k] = NAME(load)(source + k * LANES * step, step, n);
+        best[k] = NAME(load)(source + k * in, step, n);
         winner[k] = (INTS){0};
     }
     ptrdiff_t first = 1; /* the first element is in already */
@@ -65,7 +69,8 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const fastcn
         const T *p = source + first * r->column_step;
         for (ptrdiff_t j = r->columns - first; j > 0; j--) {
             for (int k = 0; k < registers; k++) {
-                const VEC value = NAME(load)(p + k * LANES * step, step, n);
+                VEC value = NAME(load)(p + k * in, step, n);
+                LOADED(value);
                 const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
                 best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
                 if (tag_bytes) winner[k] = (better & number) | (~better & winner[k]);
@@ -78,53 +83,41 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const fastcn
         row_number += (I)r->row_tag;
     }
     for (int k = 0; k < registers; k++) {
-        NAME(store)(output + k * LANES, best[k], 1, n);
+        NAME(store)(output + k * out, best[k], 1, n);
         if (tag_bytes)
-            NAME(store_tags)(tags + k * LANES * tag_bytes, tag_bytes, winner[k], tag + k * LANES * r->lane_tag,
-                             r->lane_tag, n);
+            NAME(store_tags)(tags + k * out * tag_bytes, tag_bytes, winner[k], tag + k * next_tag, r->lane_tag, n);
     }
 }
 
-INLINE void NAME(max_places)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
-                             const int tag_bytes) {
-    const ptrdiff_t lanes = r->lanes, last = lanes - LANES;
-    ptrdiff_t tag = r->tag;
+INLINE void NAME(max_run)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
+                          const int tag_bytes) {
     source += r->first;
-    for (ptrdiff_t x = r->places; x > 0; x--) {
-        ptrdiff_t at = 0;
-#define BLOCK(registers, n)                                                                                         \
-    NAME(max_block)(registers, n, r, source + at * step, step, output + at, tags + at * tag_bytes, tag_bytes,       \
-                    tag + at * r->lane_tag)
-        if (step == 1) for (; at + REGISTERS * LANES <= lanes; at += REGISTERS * LANES) BLOCK(REGISTERS, LANES);
-        for (; at < lanes && last >= 0; at += LANES) {
-            if (at > last) at = last; /* the last block may write some lanes again, the same */
-            BLOCK(1, LANES);
-        }
-        if (at < lanes) BLOCK(1, lanes);
+#define BLOCK(registers, n, x, at, along)                                                                             \
+    NAME(max_block)(registers, n, along, r, source + (x) * r->place_in + (at) * step, step,                           \
+                    output + (x) * r->place_out + (at), tags + ((x) * r->place_out + (at)) * tag_bytes, tag_bytes,    \
+                    r->tag + (x) * r->place_tag + (at) * r->lane_tag)
+    EVERY_BLOCK(r, step, 0)
 #undef BLOCK
-        source += r->place_in;
-        output += r->place_out;
-        tags += r->place_out * tag_bytes;
-        tag += r->place_tag;
-    }
 }
 
 static void NAME(max)(const fastcnn_run *r, const T *source, T *output, void *tags, int tag_bytes) {
     if (r->lane_in == 2) {
-        if (tag_bytes) NAME(max_places)(r, source, 2, output, tags, tag_bytes);
-        else NAME(max_places)(r, source, 2, output, tags, 0);
+        if (tag_bytes) NAME(max_run)(r, source, 2, output, tags, tag_bytes);
+        else NAME(max_run)(r, source, 2, output, tags, 0);
     } else if (r->lane_in != 1) {
-        if (tag_bytes) NAME(max_places)(r, source, r->lane_in, output, tags, tag_bytes);
-        else NAME(max_places)(r, source, r->lane_in, output, tags, 0);
-    } else if (tag_bytes == 1) NAME(max_places)(r, source, 1, output, tags, 1);
-    else if (tag_bytes) NAME(max_places)(r, source, 1, output, tags, tag_bytes);
-    else NAME(max_places)(r, source, 1, output, tags, 0);
+        if (tag_bytes) NAME(max_run)(r, source, r->lane_in, output, tags, tag_bytes);
+        else NAME(max_run)(r, source, r->lane_in, output, tags, 0);
+    } else if (tag_bytes == 1) NAME(max_run)(r, source, 1, output, tags, 1);
+    else if (tag_bytes) NAME(max_run)(r, source, 1, output, tags, tag_bytes);
+    else NAME(max_run)(r, source, 1, output, tags, 0);
 }
 
 /* --- route -------------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(route_block)(const int registers, const fastcnn_run *r, const T *grad, const char *taps,
-                              const int tap_bytes, T *output) {
+INLINE void NAME(route_block)(const int registers, const int along, const fastcnn_run *r, const T *grad,
+                              const char *taps, const int tap_bytes, T *output) {
+    const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES;
+    const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES;
     VEC total[REGISTERS];
     INTS row_number = (INTS){0} + (I)r->tag;
     for (int k = 0; k < registers; k++) total[k] = (VEC){0};
@@ -134,9 +127,9 @@ INLINE void NAME(route_block)(const int registers, const fastcnn_run *r, const T
         const char *mark = taps;
         for (ptrdiff_t j = r->columns; j > 0; j--) {
             for (int k = 0; k < registers; k++) {
-                VEC value = *(const VEC *)(p + k * LANES);
+                VEC value = *(const VEC *)(p + k * in);
                 LOADED(value);
-                const INTS won = NAME(load_taps)(mark + k * LANES * tap_bytes, tap_bytes) == number;
+                const INTS won = NAME(load_taps)(mark + k * in * tap_bytes, tap_bytes) == number;
                 total[k] += (VEC)(won & (INTS)value);
             }
             p += r->column_step;
@@ -147,76 +140,58 @@ INLINE void NAME(route_block)(const int registers, const fastcnn_run *r, const T
         taps += r->row_step * tap_bytes;
         row_number += (I)r->row_tag;
     }
-    for (int k = 0; k < registers; k++) *(VEC *)(output + k * LANES) = total[k];
+    for (int k = 0; k < registers; k++) *(VEC *)(output + k * out) = total[k];
 }
 
-INLINE void NAME(route_places)(const fastcnn_run *r, const T *grad, const char *taps, const int tap_bytes, T *output) {
-    const ptrdiff_t lanes = r->lanes, last = lanes - LANES;
+INLINE void NAME(route_run)(const fastcnn_run *r, const T *grad, const char *taps, const int tap_bytes, T *output) {
     grad += r->first;
     taps += r->first * tap_bytes;
-    for (ptrdiff_t x = r->places; x > 0; x--) {
-        ptrdiff_t at = 0;
-#define BLOCK(registers) NAME(route_block)(registers, r, grad + at, taps + at * tap_bytes, tap_bytes, output + at)
-        for (; at + REGISTERS * LANES <= lanes; at += REGISTERS * LANES) BLOCK(REGISTERS);
-        for (; at < lanes; at += LANES) {
-            if (at > last) at = last;
-            BLOCK(1);
-        }
+#define BLOCK(registers, n, x, at, along)                                                                             \
+    NAME(route_block)(registers, along, r, grad + (x) * r->place_in + (at),                                           \
+                      taps + ((x) * r->place_in + (at)) * tap_bytes, tap_bytes, output + (x) * r->place_out + (at))
+    EVERY_BLOCK(r, 1, 0)
 #undef BLOCK
-        grad += r->place_in;
-        taps += r->place_in * tap_bytes;
-        output += r->place_out;
-    }
 }
 
 static void NAME(route)(const fastcnn_run *r, const T *grad, const void *taps, int tap_bytes, T *output) {
-    if (tap_bytes == 1) NAME(route_places)(r, grad, taps, 1, output);
-    else NAME(route_places)(r, grad, taps, 4, output);
+    if (tap_bytes == 1) NAME(route_run)(r, grad, taps, 1, output);
+    else NAME(route_run)(r, grad, taps, 4, output);
 }
 
 /* --- mean --------------------------------------------------------------------------------------------------------- */
 
 /* Each row's sum first, then the rows: rounding errors grow with rows + columns instead of rows * columns. */
-INLINE void NAME(mean_block)(const int registers, const ptrdiff_t n, const fastcnn_run *r, const T *source,
-                             const ptrdiff_t step, T *output, const T divisor, const int add) {
+INLINE void NAME(mean_block)(const int registers, const ptrdiff_t n, const int along, const fastcnn_run *r,
+                             const T *source, const ptrdiff_t step, T *output, const T divisor, const int add) {
+    const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES * step;
+    const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES * r->lane_out;
     VEC total[REGISTERS], sum[REGISTERS];
     for (int k = 0; k < registers; k++) total[k] = (VEC){0};
     for (ptrdiff_t i = r->rows; i > 0; i--) {
         for (int k = 0; k < registers; k++) sum[k] = (VEC){0};
         const T *p = source;
         for (ptrdiff_t j = r->columns; j > 0; j--) {
-            for (int k = 0; k < registers; k++) sum[k] += NAME(load)(p + k * LANES * step, step, n);
+            for (int k = 0; k < registers; k++) sum[k] += NAME(load)(p + k * in, step, n);
             p += r->column_step;
         }
         for (int k = 0; k < registers; k++) total[k] += sum[k];
         source += r->row_step;
     }
     for (int k = 0; k < registers; k++) {
-        T *out = output + k * LANES * r->lane_out;
         VEC mean = total[k] / ((VEC){0} + divisor);
-        if (add) mean += NAME(load)(out, r->lane_out, n);
-        NAME(store)(out, mean, r->lane_out, n);
+        if (add) mean += NAME(load)(output + k * out, r->lane_out, n);
+        NAME(store)(output + k * out, mean, r->lane_out, n);
     }
 }
 
-INLINE void NAME(mean_places)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, const T divisor,
-                              const int add) {
-    const ptrdiff_t lanes = r->lanes, last = lanes - LANES;
+INLINE void NAME(mean_run)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, const T divisor,
+                           const int add) {
     source += r->first;
-    for (ptrdiff_t x = r->places; x > 0; x--) {
-        ptrdiff_t at = 0;
-#define BLOCK(registers, n) \
-    NAME(mean_block)(registers, n, r, source + at * step, step, output + at * r->lane_out, divisor, add)
-        if (step == 1) for (; at + REGISTERS * LANES <= lanes; at += REGISTERS * LANES) BLOCK(REGISTERS, LANES);
-        for (; at <= last || (at < lanes && last >= 0 && !add); at += LANES) {
-            if (at > last) at = last;
-            BLOCK(1, LANES);
-        }
-        if (at < lanes) BLOCK(1, lanes - at);
+#define BLOCK(registers, n, x, at, along)                                                                             \
+    NAME(mean_block)(registers, n, along, r, source + (x) * r->place_in + (at) * step, step,                          \
+                     output + (x) * r->place_out + (at) * r->lane_out, divisor, add)
+    EVERY_BLOCK(r, step, add)
 #undef BLOCK
-        source += r->place_in;
-        output += r->place_out;
-    }
 }
 
 /* A single lane with long contiguous rows (a global mean of an NCHW plane): the columns fill the register. */
@@ -238,9 +213,9 @@ static void NAME(mean)(const fastcnn_run *r, const T *source, T *output, ptrdiff
     if (r->lanes == 1 && r->places == 1 && r->column_step == 1 && r->columns >= LANES) {
         const T mean = NAME(mean_of_plane)(r, source + r->first, (T)divisor);
         *output = add ? *output + mean : mean;
-    } else if (r->lane_in == 1) NAME(mean_places)(r, source, 1, output, (T)divisor, add);
-    else if (r->lane_in == 2) NAME(mean_places)(r, source, 2, output, (T)divisor, add);
-    else NAME(mean_places)(r, source, r->lane_in, output, (T)divisor, add);
+    } else if (r->lane_in == 1) NAME(mean_run)(r, source, 1, output, (T)divisor, add);
+    else if (r->lane_in == 2) NAME(mean_run)(r, source, 2, output, (T)divisor, add);
+    else NAME(mean_run)(r, source, r->lane_in, output, (T)divisor, add);
 }
 
 #undef T
