@@ -15,7 +15,8 @@ Tiling: channels are summed in chunks, so that a chunk's packed weights (one pan
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
 of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Where the outputs are too few to
 fill a vector (LeNet's layers, the gradient of an RGB image), the block is copied plane by plane instead, and a tile is
-all the outputs by a row of places: `planar`.
+all the outputs by a row of places: `planar`. Where in backward-weight a whole window is short (a first layer's), windows
+are copied out one after the other, and a tile is up to 14 outputs by all taps: `windowed`.
 
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
@@ -40,6 +41,8 @@ cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
 # Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
 cdef Py_ssize_t TASKS = 16
 cdef Py_ssize_t ALIGN = 64
+cdef enum:
+    WINDOW_RUN = 8  # elements that copy a run of a short window: more than it has, but a fixed number is two moves
 
 
 cdef struct Image:
@@ -51,7 +54,7 @@ cdef struct Image:
 cdef struct Job:
     Image source, dest
     Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
-    bint depthwise, planar
+    bint depthwise, planar, windowed
     # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
     # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
     Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
@@ -67,6 +70,7 @@ cdef struct Job:
     Py_ssize_t span_y, span_x                   # source rows and columns under a block
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
     Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
+    Py_ssize_t window                           # windowed: from one window's copy to the next
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -195,15 +199,22 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
         fit = max(16, fit // 16 * 16)
         job.chunk = min(channels, _up(_pieces(channels, _pieces(channels, fit)), 16))
     job.chunks = _pieces(channels, job.chunk)
+    # One more element than taps: a 1, which makes the bias's gradient one more column of the weights'.
+    job.windowed = (weights and not job.depthwise and job.chunks == 1 and job.tx == 1
+                    and taps * channels < 4 * lanes and job.taps_x * channels <= WINDOW_RUN)
+    job.window = _up(taps * channels + 1, lanes)
     outside = (job.y0 < 0 or job.x0 < 0
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
-    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not outside and not job.planar)
+    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not (outside or job.planar or job.windowed))
     # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
-    # a place's outputs beside.
+    # a place's outputs, or its window, beside.
     pitch = job.chunk * (reach_y + 1)
     if weights and not job.depthwise:
         beside = job.panels * job.panel
+        if job.windowed:  # the windows are most of the block, written and read at once: they belong in L1
+            beside = job.window
+            block //= 8
     job.columns = job.nx
     if ((job.nx - 1) * job.sx + reach_x + 1) * pitch + job.nx * beside > block:
         fit = (block - reach_x * pitch) // (job.sx * pitch + beside)
@@ -273,7 +284,7 @@ cdef inline Py_ssize_t _aligned(Py_ssize_t bytes) noexcept nogil:
 cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_t partial, Py_ssize_t tile,
                      bint weights) noexcept nogil:
     cdef Scratch s
-    cdef Py_ssize_t lanes = _lanes(itemsize)
+    cdef Py_ssize_t lanes = _lanes(itemsize), slack
     s.weights = _aligned(sizeof(Py_ssize_t) * (2 * job.taps_y * job.taps_x + job.images * job.rows))
     s.bias = s.weights
     if not weights:
@@ -286,9 +297,11 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
         s.partial += _aligned(itemsize * (_up(job.groups, lanes) if job.depthwise else
                                           job.groups * job.panels * job.panel))
     s.slices = s.partial + _aligned(itemsize * partial)
-    # Vector loads of the last channels may run past the copy by less than two registers.
-    s.copy = _aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + 2 * lanes))
-    s.tile = _aligned(itemsize * (tile + 2 * lanes))
+    # Vector loads of the last channels may run past the copy by less than two registers, copies of a run by less than
+    # WINDOW_RUN elements.
+    slack = 2 * lanes + WINDOW_RUN
+    s.copy = _aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + slack))
+    s.tile = _aligned(itemsize * (tile + slack))
     s.slice = s.copy + s.tile
     s.bytes = s.slices + threads * s.slice + ALIGN
     return s
@@ -650,11 +663,14 @@ cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
 cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
     if job.depthwise:
         return job.taps_y * job.taps_x * _up(job.groups, job.panel)
+    if job.windowed:
+        return job.groups * job.outputs * job.window
     return job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel
 
 
 cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
-    cdef Py_ssize_t tile = job.images * job.rows * job.columns * job.panels * job.panel
+    cdef Py_ssize_t tile = job.images * job.rows * job.columns
+    tile *= job.window if job.windowed else job.panels * job.panel
     if job.depthwise:
         tile = 0 if job.dest.channel == 1 else job.rows * job.columns * _up(job.chunk, job.panel)
     # The bias partials (one row a part) come after the weights'.
@@ -724,6 +740,66 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
                     m = (t + 1) * depth // tiles - r
                     _run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
                               partial + (seg * depth + r) * pitch + p * job.panel, pitch)
+
+
+cdef inline void _copy_window(const floating* source, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t depth,
+                              floating* out) noexcept nogil:
+    """One window, run after run. A run copies more than its own, which the next run or window writes over.
+
+    What is left between windows is never read as a result: it only meets columns of the sum that nobody looks at.
+    """
+    cdef Py_ssize_t k
+    for k in range(runs):
+        memcpy(out + k * depth, source + offset[k], WINDOW_RUN * sizeof(floating))
+
+
+cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_ssize_t parts,
+                         const Py_ssize_t* offset, const Py_ssize_t* row_offset, const floating* source,
+                         const floating* grad, floating* partial, floating* partial_bias, floating* copy,
+                         floating* windows) noexcept nogil:
+    """One task: the sum over one part of all blocks, for one group; partial[output][window]."""
+    cdef Py_ssize_t blocks = job.batches * job.yblocks * job.xblocks, size = job.span_y * job.row
+    cdef Py_ssize_t taps = job.taps_y * job.taps_x * job.inputs, wide = 2 * _lanes(sizeof(floating))
+    cdef Py_ssize_t block, image, images, top, left, rows, columns, i, y, x, k, o, p, m
+    cdef Py_ssize_t tiles = _pieces(job.outputs, micro().rows)
+    cdef Py_ssize_t runs = job.segments, depth = job.depth, pitch = job.window, step = job.sx * job.pixel
+    cdef floating* out
+    cdef const floating* a
+    cdef Sum s
+    source += group * job.inputs * job.source.channel
+    grad += group * job.outputs * job.dest.channel
+    partial += group * job.outputs * job.window
+    memset(partial, 0, job.outputs * job.window * sizeof(floating))
+    s.a_offset, s.a_row, s.a_step, s.b_step, s.b_offset = row_offset, job.dest.channel, job.dest.pixel, job.window, NULL
+    for block in range(part * blocks // parts, (part + 1) * blocks // parts):
+        left = block % job.xblocks * job.columns
+        top = block // job.xblocks % job.yblocks * job.rows
+        image = block // (job.xblocks * job.yblocks) * job.images
+        images = min(job.images, job.n - image)
+        rows, columns = min(job.rows, job.ny - top), min(job.columns, job.nx - left)
+        out = windows
+        for i in range(images):
+            _copy_pixels(source + (image + i) * job.source.image, &job.source, top * job.sy + job.y0,
+                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
+                         job.inputs, copy + i * size, job.chunk)
+            for y in range(rows):
+                a = copy + i * size + y * job.sy * job.row
+                for x in range(columns):
+                    _copy_window(a + x * step, offset, runs, depth, out)
+                    out[taps] = 1
+                    out += pitch
+        s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.window
+        for o in range(tiles):
+            k = o * job.outputs // tiles
+            m = (o + 1) * job.outputs // tiles - k
+            for p in range(_pieces(job.window, wide)):
+                _run_tile(m, min(wide, job.window - p * wide), &s,
+                          grad + (image * job.dest.image + top * job.dest.row + left * job.dest.pixel
+                                  + k * job.dest.channel),
+                          windows + p * wide, <const floating*>NULL, partial + k * job.window + p * wide, job.window)
+    if partial_bias != NULL:
+        for o in range(job.outputs):
+            partial_bias[group * job.outputs + o] = partial[o * job.window + taps]
 
 
 cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t part, Py_ssize_t parts,
@@ -798,6 +874,16 @@ cdef inline void _sum_parts(const Job* job, Py_ssize_t row, Py_ssize_t parts, co
                 total += partial[part * size + tap * pitch + row]
             grad_weight[row * taps + tap] = total
         return
+    if job.windowed:
+        partial += group * job.outputs * job.window + c
+        grad_weight += group * job.w_group + c * job.w_input
+        for o in range(job.outputs):
+            for tap in range(taps):
+                total = 0
+                for part in range(parts):
+                    total += partial[part * size + o * job.window + tap * job.inputs]
+                grad_weight[o * job.w_output + tap] = total
+        return
     channels = min(job.chunk, job.inputs - q * job.chunk)
     pitch = job.panels * job.panel
     partial += (group * job.inputs + q * job.chunk) * taps * pitch + (c - q * job.chunk) * pitch
@@ -834,8 +920,11 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     _segment_offsets(&job, offset)
     for task in range(job.images):
         for o in range(job.rows):
-            offset[job.segments + task * job.rows + o] = (
-                task * (job.source.image if job.in_place else job.span_y * job.row) + o * job.sy * job.row)
+            if job.windowed:
+                offset[job.segments + task * job.rows + o] = task * job.dest.image + o * job.dest.row
+            else:
+                offset[job.segments + task * job.rows + o] = (
+                    task * (job.source.image if job.in_place else job.span_y * job.row) + o * job.sy * job.row)
     tasks = parts * job.chunks * (1 if job.depthwise else job.groups)
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
         slice = start + s.slices + thread_index() * s.slice
@@ -847,6 +936,9 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         if job.depthwise:
             _depthwise_weight_blocks(&job, chunk, part, parts, offset, input, grad_output, partial + part * size, bias,
                                      <floating*>slice, <floating*>(slice + s.copy))
+        elif job.windowed:
+            _window_blocks(&job, task // parts, part, parts, offset, offset + job.segments, input, grad_output,
+                           partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
         else:
             _weight_blocks(&job, chunk, task // (parts * job.chunks), part, parts, offset, offset + job.segments, input,
                            grad_output, partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
