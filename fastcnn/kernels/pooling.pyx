@@ -6,11 +6,12 @@ lanes that the register loops fill are channels (channels-last) or the places of
 
 Forward, a place is an output and reads the taps of its window. Backward, a place is an input pixel and reads the
 windows that it lies in: the pixels of one phase of the stride, w, w + sw, w + 2*sw, .., lie in the same ones,
-relatively, and are a run. So every element is written once, a sum in a fixed order, and nothing is scattered.
+relatively, and are a run. So each element is a sum in a fixed order, and nothing is scattered. Ownership: a task is one
+row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes it.
 
-Ownership: a task is one row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes
-it. Only `scatter` and `take` follow indices, which may point anywhere in a plane: there a task is a whole plane, or a
-block of an image's channels, and goes through its indices in row-major order.
+What follows taps or indices to where they point writes all over a plane: `scatter` and `take`, and the backward pass of
+max-pooling where channels do not fill the lanes. There a task is a whole plane, or a block of an image's channels: it
+goes through its taps or indices in row-major order.
 """
 
 from cython cimport floating

@@ -1,4 +1,5 @@
 /* The lanes of pooling for each instruction set: pool_lanes.h with 16, 32 and 64 byte vectors. */
+#include "micro.h"
 #include "pool.h"
 
 #include <string.h>
@@ -77,8 +78,7 @@ enum { ALONG_LANES, ALONG_PLACES };
 
 static const fastcnn_pool pool_generic = TABLE(generic);
 
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-#define FASTCNN_X86 1
+#ifdef FASTCNN_X86
 #include <immintrin.h>
 
 /* --- AVX2 --------------------------------------------------------------------------------------------------------- */
