@@ -16,7 +16,7 @@ goes through its taps or indices in row-major order.
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from .geometry cimport Window, end_inside, first_inside
@@ -294,7 +294,7 @@ cdef inline Py_ssize_t _block(const Window* g) noexcept nogil:
 
 cdef inline Py_ssize_t _scatter_lanes(const floating* values, const tag_t* tags, floating* planes, Py_ssize_t channels,
                                       Py_ssize_t pixel, const Window* g, bint add) noexcept nogil:
-    cdef Py_ssize_t area = g.h * g.w, place, start, tap, y, x, k, at, wrong = 0
+    cdef Py_ssize_t area = g.h * g.w, place, start, tap, y, _, k, at, wrong = 0
     cdef Py_ssize_t[256] offset  # from a window's start to a tap
     if tag_t is uint8_t:
         for tap in range(g.kh * g.kw):
@@ -306,7 +306,7 @@ cdef inline Py_ssize_t _scatter_lanes(const floating* values, const tag_t* tags,
             memset(planes + place * pixel, 0, channels * sizeof(floating))
     for y in range(g.oh):
         start = (y * g.sh - g.ph) * g.w - g.pw
-        for x in range(g.ow):
+        for _ in range(g.ow):
             for k in range(channels):
                 if tag_t is int64_t:
                     at = tags[k]
