@@ -68,7 +68,7 @@ def floats(**arrays: object) -> list[np.ndarray | None]:
             continue
         if not isinstance(value, np.ndarray):
             value = array(name, value)
-        native = value.dtype.newbyteorder("=")
+        native = value.dtype if value.dtype.isnative else value.dtype.newbyteorder("=")
         if native not in FLOATS:
             fail(name, "an array of float32 or float64", value.dtype, TypeError)
         if first is None:
@@ -181,7 +181,7 @@ def integers(name: str, value: object, count: int, minimum: int) -> tuple[int, .
     if isinstance(value, (tuple, list)):
         if len(value) != count:
             fail(name, f"an int or {count} of them", repr(value))
-        return tuple(integer(name, item, minimum) for item in value)
+        return tuple([integer(name, item, minimum) for item in value])  # a list is quicker than a generator
     return (integer(name, value, minimum),) * count
 
 

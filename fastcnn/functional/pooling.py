@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import lru_cache
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -93,7 +94,11 @@ def _geometry(size, dims, kernel_size, stride, padding, dilation=1, ceil_mode=Fa
     step = kernel if stride is None else check.integers("stride", stride, dims, 1)
     pad = check.integers("padding", padding, dims, 0)
     spread = check.integers("dilation", dilation, dims, 1)
-    ceil_mode = _flag("ceil_mode", ceil_mode)
+    return _placed(size, dims, kernel, step, pad, spread, _flag("ceil_mode", ceil_mode))
+
+
+@lru_cache(maxsize=4096)  # a network asks for the same few, step after step
+def _placed(size, dims, kernel, step, pad, spread, ceil_mode) -> _Geometry:
     if any(p > k // 2 for p, k in zip(pad, kernel, strict=True)):
         check.fail("padding", f"at most half of kernel_size {kernel}", pad)
     if math.prod(kernel) > _MOST:
