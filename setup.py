@@ -131,6 +131,11 @@ def extensions():
 
 
 setup(
-    ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, emit_linenums=DEBUG),
+    ext_modules=cythonize(
+        extensions(),
+        compiler_directives=DIRECTIVES,
+        emit_linenums=DEBUG,
+        build_dir="build/debug" if DEBUG else None,  # apart, as Cython does not see that the directives differ
+    ),
     cmdclass={"build_ext": BuildKernels},
 )
