@@ -18,6 +18,7 @@ What holds for all of them:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from torch.autograd.graph import increment_version
 
 from fastcnn import functional as F
 from fastcnn.functional._checks import is_channels_last
+from fastcnn.functional._types import Size
 
 __all__ = [
     "Acceleration",
@@ -77,12 +79,12 @@ def _tensors(**tensors: Tensor | None) -> None:
             raise TypeError(f"{name}: expected a tensor of float32 or float64, got {tensor.dtype}")
 
 
-def _array(tensor: Tensor | None):
+def _array(tensor: Tensor | None) -> Any:
     """The tensor's memory as an array; a copy only where its numbers are stored negated, as of an imaginary part."""
     return None if tensor is None else tensor.numpy(force=True)
 
 
-def _tensor(array) -> Tensor | None:
+def _tensor(array: np.ndarray | None) -> Any:
     return None if array is None else torch.from_numpy(array)
 
 
@@ -91,16 +93,16 @@ class _NoContext:
 
     __slots__ = ()
 
-    def save_for_backward(self, *tensors):
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
         pass
 
     mark_non_differentiable = save_for_backward
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         pass
 
 
-def _apply(operation: type[Function], *arguments):
+def _apply(operation: type[Function], *arguments: Any) -> Any:
     """Call an operation; while torch.compile traces, outside of its graph."""
     if torch.compiler.is_compiling():
         return torch.compiler.disable(operation.apply)(*arguments)
@@ -114,14 +116,14 @@ def _apply(operation: type[Function], *arguments):
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx, input, weight, bias, geometry, forward, backward):
+    def forward(ctx: Any, input: Any, weight: Any, bias: Any, geometry: Any, forward: Any, backward: Any) -> Any:
         ctx.save_for_backward(input, weight)
         ctx.geometry, ctx.function = geometry, backward
         return _tensor(forward(_array(input), _array(weight), _array(bias), *geometry))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight = map(_array, ctx.saved_tensors)
         grads = ctx.function(_array(grad_output), input, weight, *ctx.geometry, needs=ctx.needs_input_grad[:3])
         return *map(_tensor, grads), None, None, None
@@ -129,13 +131,13 @@ class _Convolution(Function):
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx, input, weight, bias):
+    def forward(ctx: Any, input: Any, weight: Any, bias: Any) -> Any:
         ctx.save_for_backward(input, weight)
         return _tensor(F.linear(_array(input), _array(weight), _array(bias)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight = map(_array, ctx.saved_tensors)
         grads = F.linear_backward(_array(grad_output), input, weight, needs=ctx.needs_input_grad)
         return tuple(map(_tensor, grads))
@@ -143,7 +145,7 @@ class _Linear(Function):
 
 class _MaxPool2d(Function):
     @staticmethod
-    def forward(ctx, input, window, return_indices, backward_follows):
+    def forward(ctx: Any, input: Any, window: Any, return_indices: Any, backward_follows: Any) -> Any:
         if return_indices:
             output, marks = F.max_pool2d(_array(input), *window, return_indices=True)
         elif backward_follows:
@@ -160,7 +162,7 @@ class _MaxPool2d(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output, *_):
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> Any:
         marks, grad_output = _array(*ctx.saved_tensors), _array(grad_output)
         if ctx.return_indices:
             grad_input = F.max_pool2d_backward(grad_output, marks, ctx.size)
@@ -169,7 +171,7 @@ class _MaxPool2d(Function):
         return _tensor(grad_input), None, None, None
 
 
-def _in_order(array, channels_last):
+def _in_order(array: np.ndarray, channels_last: bool) -> np.ndarray:
     """A gradient in the memory order of the input; strides say which even where it has but one pixel."""
     if array.ndim == 3:
         return array
@@ -181,7 +183,7 @@ def _in_order(array, channels_last):
 
 class _AvgPool2d(Function):
     @staticmethod
-    def forward(ctx, input, window):
+    def forward(ctx: Any, input: Any, window: Any) -> Any:
         input = _array(input)
         ctx.window, ctx.size = window, input.shape
         ctx.channels_last = input.ndim == 4 and is_channels_last(input)
@@ -189,28 +191,38 @@ class _AvgPool2d(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         grad_output = _in_order(_array(grad_output), ctx.channels_last)
         return _tensor(F.avg_pool2d_backward(grad_output, ctx.size, *ctx.window)), None
 
 
 class _AdaptiveAvgPool2d(Function):
     @staticmethod
-    def forward(ctx, input, output_size):
+    def forward(ctx: Any, input: Any, output_size: Any) -> Any:
         input = _array(input)
         ctx.size, ctx.channels_last = input.shape, input.ndim == 4 and is_channels_last(input)
         return _tensor(F.adaptive_avg_pool2d(input, output_size))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         grad_output = _in_order(_array(grad_output), ctx.channels_last)
         return _tensor(F.adaptive_avg_pool2d_backward(grad_output, ctx.size)), None
 
 
 class _BatchNorm(Function):
     @staticmethod
-    def forward(ctx, input, weight, bias, running_mean, running_var, training, momentum, eps):
+    def forward(
+        ctx: Any,
+        input: Any,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        training: Any,
+        momentum: Any,
+        eps: Any,
+    ) -> Any:
         output, mean, invstd = F.batch_norm(
             _array(input), _array(running_mean), _array(running_var), _array(weight), _array(bias),
             training, momentum, eps, return_saved=True,
@@ -221,7 +233,7 @@ class _BatchNorm(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         grads = F.batch_norm_backward(_array(grad_output), *map(_array, ctx.saved_tensors), ctx.training)
         wanted = zip(grads, ctx.needs_input_grad, strict=False)
         return *(_tensor(grad) if needed else None for grad, needed in wanted), *(None,) * 5
@@ -229,21 +241,29 @@ class _BatchNorm(Function):
 
 class _ReLU(Function):
     @staticmethod
-    def forward(ctx, input):
+    def forward(ctx: Any, input: Any) -> Any:
         output = _tensor(F.relu(_array(input)))
         ctx.save_for_backward(output)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         return _tensor(F.relu_backward(_array(grad_output), _array(*ctx.saved_tensors)))
 
 
 # --- functions ------------------------------------------------------------------------------------------------------
 
 
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
     """Convolve a batch of sequences, as `torch.nn.functional.conv1d`.
 
     Parameters
@@ -279,7 +299,15 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return _apply(_Convolution, input, weight, bias, geometry, F.conv1d, F.conv1d_backward)
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
     """Convolve a batch of images, as `torch.nn.functional.conv2d`.
 
     Parameters
@@ -317,7 +345,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return _apply(_Convolution, input, weight, bias, geometry, F.conv2d, F.conv2d_backward)
 
 
-def linear(input, weight, bias=None):
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return input @ weight.T + bias, as `torch.nn.functional.linear`.
 
     Parameters
@@ -346,7 +374,36 @@ def linear(input, weight, bias=None):
     return _apply(_Linear, input, weight, bias)
 
 
-def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Take the maximum of each window of an image, as `torch.nn.functional.max_pool2d`.
 
     Parameters
@@ -389,8 +446,14 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 
 
 def avg_pool2d(
-    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
-):
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
     """Take the mean of each window of an image, as `torch.nn.functional.avg_pool2d`.
 
     Parameters
@@ -430,7 +493,7 @@ def avg_pool2d(
     return _apply(_AvgPool2d, input, window)
 
 
-def adaptive_avg_pool2d(input, output_size):
+def adaptive_avg_pool2d(input: Tensor, output_size: Size | tuple[int | None, int | None]) -> Tensor:
     """Take the means of windows that cover an image evenly, as `torch.nn.functional.adaptive_avg_pool2d`.
 
     Parameters
@@ -462,8 +525,15 @@ def adaptive_avg_pool2d(input, output_size):
 
 
 def batch_norm(
-    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-):  # fmt: skip
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     """Normalise each channel, as `torch.nn.functional.batch_norm`.
 
     Parameters
@@ -506,7 +576,7 @@ def batch_norm(
     return output
 
 
-def relu(input):
+def relu(input: Tensor) -> Tensor:
     """Return max(input, 0), as `torch.nn.functional.relu`.
 
     Parameters
@@ -554,7 +624,7 @@ def _ours(*tensors: Tensor | None) -> bool:
 class Conv1d(nn.Conv1d):
     """`torch.nn.Conv1d` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         if self.padding_mode != "zeros" or not _ours(input, self.weight, self.bias):
             return super().forward(input)
         return conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -563,7 +633,7 @@ class Conv1d(nn.Conv1d):
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         if self.padding_mode != "zeros" or not _ours(input, self.weight, self.bias):
             return super().forward(input)
         return conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -572,14 +642,14 @@ class Conv2d(nn.Conv2d):
 class Linear(nn.Linear):
     """`torch.nn.Linear` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias) if _ours(input, self.weight, self.bias) else super().forward(input)
 
 
 class MaxPool2d(nn.MaxPool2d):
     """`torch.nn.MaxPool2d` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         if not _ours(input):
             return super().forward(input)
         window = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -589,7 +659,7 @@ class MaxPool2d(nn.MaxPool2d):
 class AvgPool2d(nn.AvgPool2d):
     """`torch.nn.AvgPool2d` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         if not _ours(input):
             return super().forward(input)
         rule = self.ceil_mode, self.count_include_pad, self.divisor_override
@@ -599,14 +669,14 @@ class AvgPool2d(nn.AvgPool2d):
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """`torch.nn.AdaptiveAvgPool2d` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return adaptive_avg_pool2d(input, self.output_size) if _ours(input) else super().forward(input)
 
 
 class _BatchNormForward:
     """The forward pass of both batch-norm layers; the bookkeeping is that of `torch.nn.modules.batchnorm`."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
         if not _ours(input, weight, bias, mean, var):
             return super().forward(input)
@@ -632,7 +702,7 @@ class BatchNorm2d(_BatchNormForward, nn.BatchNorm2d):
 class ReLU(nn.ReLU):
     """`torch.nn.ReLU` over fastcnn."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return relu(input) if not self.inplace and _ours(input) else super().forward(input)
 
 
