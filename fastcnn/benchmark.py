@@ -42,8 +42,8 @@ __all__ = [
 Sides = dict[str, Callable[[], Any]]
 
 # How long the threads of another library may keep a core busy after its last call: libgomp's were seen to wait actively
-# for 3 ms, OpenBLAS's do so for up to 2**26 cycles.
-SETTLE = 0.03
+# for 3 ms; OpenBLAS's do so for 2**26 cycles, and after a pause of 30 ms still disturbed what came next.
+SETTLE = 0.1
 
 
 class ComparisonError(ValueError):
