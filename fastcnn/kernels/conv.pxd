@@ -8,6 +8,8 @@ cdef extern from "fastcnn/kernels.h" nogil:
         BACKWARD_DATA "FASTCNN_BACKWARD_DATA"
         BACKWARD_WEIGHT "FASTCNN_BACKWARD_WEIGHT"
 
+# Arguments are trusted. `scratch` has the bytes that conv_scratch tells, at any alignment; `threads` is the most that a
+# call may use, and 1 inside a parallel region of the caller's.
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil
 cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,

@@ -14,6 +14,7 @@ ctypedef fused tag_t:
     int32_t
     int64_t
 
+# Arguments are trusted. `threads` is the most that a call may use, and 1 inside a parallel region of the caller's.
 cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g,
                        int threads) noexcept nogil
 cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil
