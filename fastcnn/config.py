@@ -16,8 +16,9 @@ __version__ = "0.1.0"
 def get_include() -> str:
     """Return the folder of the C headers, for the compiler's include path.
 
-    `#include <fastcnn/kernels.h>` offers the kernels to C and C++. A Cython module that cimports `fastcnn.kernels.conv`,
-    `.pooling`, `.im2col` or `.geometry` needs the folder among the `include_dirs` of its extension.
+    `#include <fastcnn/kernels.h>` offers the kernels to C and C++. A Cython module that cimports
+    `fastcnn.kernels.conv`, `.pooling`, `.im2col` or `.geometry` needs the folder among the `include_dirs` of its
+    extension.
 
     Returns
     -------
