@@ -13,10 +13,12 @@ Every pass is one or more jobs (struct Job): sums over the taps of a window, fro
 
 Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
-of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Where the outputs are too few to
-fill a vector (LeNet's layers, the gradient of an RGB image), the block is copied plane by plane instead, and a tile is
-all the outputs by a row of places: `planar`. Where in backward-weight a whole window is short (a first layer's), windows
-are copied out one after the other, and a tile is up to 14 outputs by all taps: `windowed`.
+of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Two shapes are tiled apart:
+
+  planar            too few outputs to fill a vector (LeNet's layers, the gradient of an RGB image): the block is copied
+                    plane by plane, and a tile is all the outputs by a row of places
+  windowed          short windows in backward-weight (LeNet's first layer): windows are copied out one after the other,
+                    and a tile is up to 14 outputs by all taps
 
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
