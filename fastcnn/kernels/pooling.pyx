@@ -10,8 +10,8 @@ relatively, and are a run. So each element is a sum in a fixed order, and nothin
 row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes it.
 
 What follows taps or indices to where they point writes all over a plane: `scatter` and `take`, and the backward pass of
-max-pooling where channels do not fill the lanes. There a task is a whole plane, or a block of an image's channels: it
-goes through its taps or indices in row-major order.
+max-pooling where channels do not fill the lanes or a pixel lies in many windows. There a task is a whole plane, or a
+block of an image's channels, and goes through its taps or indices in row-major order. The sums have the same order.
 """
 
 from cython cimport floating
@@ -33,10 +33,11 @@ cdef extern from "micro/pool.h" nogil:
         Py_ssize_t lane_tag, place_tag
 
     ctypedef struct Lanes "fastcnn_pool":
+        Py_ssize_t route_taps
         void (*max_f32)(const Run*, const float*, float*, void*, int) noexcept nogil
         void (*max_f64)(const Run*, const double*, double*, void*, int) noexcept nogil
-        void (*route_f32)(const Run*, const float*, const void*, int, float*) noexcept nogil
-        void (*route_f64)(const Run*, const double*, const void*, int, double*) noexcept nogil
+        void (*route_f32)(const Run*, const float*, const uint8_t*, float*) noexcept nogil
+        void (*route_f64)(const Run*, const double*, const uint8_t*, double*) noexcept nogil
         void (*mean_f32)(const Run*, const float*, float*, Py_ssize_t, int) noexcept nogil
         void (*mean_f64)(const Run*, const double*, double*, Py_ssize_t, int) noexcept nogil
 
@@ -243,7 +244,7 @@ cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexce
     return wrong != 0
 
 
-cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floating* grad_input, Py_ssize_t row,
+cdef inline void _route_row(const floating* grad_output, const uint8_t* taps, floating* grad_input, Py_ssize_t row,
                             Inner inner, const Window* g, const Lanes* lanes) noexcept nogil:
     cdef Py_ssize_t phase, column, count
     cdef Cover rows = _cover(row, g.kh, g.sh, g.ph, g.dh, g.oh), columns
@@ -260,9 +261,9 @@ cdef inline void _route_row(const floating* grad_output, const tap_t* taps, floa
             run.row_tag, run.column_tag = rows.tap_step * g.kw, columns.tap_step
             _spread(&run, count, 1, g.sw, g)
             if floating is float:
-                lanes.route_f32(&run, grad_output, taps, sizeof(tap_t), grad_input + column * g.c)
+                lanes.route_f32(&run, grad_output, taps, grad_input + column * g.c)
             else:
-                lanes.route_f64(&run, grad_output, taps, sizeof(tap_t), grad_input + column * g.c)
+                lanes.route_f64(&run, grad_output, taps, grad_input + column * g.c)
             column += count * g.sw
 
 
@@ -270,17 +271,15 @@ cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* t
                                      const Window* g, int threads) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is."""
     cdef Py_ssize_t task, tasks = g.n * g.h, line = g.w * g.c, plane = g.oh * g.ow * g.c
-    cdef Inner inner
-    cdef const Lanes* lanes
-    if not g.channels_last or g.c < ROUTE_LANES:
+    cdef Inner inner = _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    if tap_t is uint8_t and g.channels_last and g.c >= ROUTE_LANES and g.kh * g.kw <= lanes.route_taps:
+        for task in prange(tasks, schedule="static",
+                           num_threads=min(threads, threads_for(tasks, tasks * line + g.n * plane))):
+            _route_row(grad_output + task // g.h * plane, <const uint8_t*>taps + task // g.h * plane,
+                       grad_input + task * line, task % g.h, inner, g, lanes)
+    else:
         _scatter(grad_output, taps, grad_input, g, True, threads)
-        return
-    inner = _inner_columns(g)
-    lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static",
-                       num_threads=min(threads, threads_for(tasks, tasks * line + g.n * plane))):
-        _route_row(grad_output + task // g.h * plane, taps + task // g.h * plane, grad_input + task * line,
-                   task % g.h, inner, g, lanes)
 
 
 # --- what follows taps or indices through a plane ---------------------------------------------------------------------

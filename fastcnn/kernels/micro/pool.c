@@ -47,9 +47,6 @@ enum { ALONG_LANES, ALONG_PLACES };
         for (; x < places; x++) BLOCK(1, LANES, x, at, ALONG_LANES);                                                  \
     }
 
-#define TABLE(name) {#name, max_##name##_f32, route_##name##_f32, mean_##name##_f32, \
-                     max_##name##_f64, route_##name##_f64, mean_##name##_f64}
-
 /* --- any CPU ------------------------------------------------------------------------------------------------------ */
 
 #define T float
@@ -60,7 +57,6 @@ enum { ALONG_LANES, ALONG_PLACES };
 #define STORE_PART(p, value, count) for (ptrdiff_t i_ = 0; i_ < (count); i_++) (p)[i_] = (value)[i_]
 #define PICK PICK4
 #define EVENS 0, 2, 5, 7
-#define WIDEN(p) ((INTS){PICK4(p, 1)})
 #define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
 #include "pool_lanes.h"
 
@@ -72,11 +68,12 @@ enum { ALONG_LANES, ALONG_PLACES };
 #define STORE_PART(p, value, count) ((p)[0] = (value)[0])
 #define PICK PICK2
 #define EVENS 0, 3
-#define WIDEN(p) ((INTS){PICK2(p, 1)})
 #define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
 #include "pool_lanes.h"
 
-static const fastcnn_pool pool_generic = TABLE(generic);
+static const fastcnn_pool pool_generic = {
+    0, max_generic_f32, NULL, mean_generic_f32, max_generic_f64, NULL, mean_generic_f64,
+};
 
 #ifdef FASTCNN_X86
 #include <immintrin.h>
@@ -139,7 +136,9 @@ static inline void bytes_from_64(uint8_t *p, __m256i value) {
 #define NARROW(p, value) bytes_from_64(p, (__m256i)(value))
 #include "pool_lanes.h"
 
-static const fastcnn_pool pool_avx2 = TABLE(avx2);
+static const fastcnn_pool pool_avx2 = {
+    16, max_avx2_f32, route_avx2_f32, mean_avx2_f32, max_avx2_f64, route_avx2_f64, mean_avx2_f64,
+};
 
 #ifdef __clang__
 #pragma clang attribute pop
@@ -185,7 +184,9 @@ static const fastcnn_pool pool_avx2 = TABLE(avx2);
 #define NARROW(p, value) _mm_storel_epi64((__m128i_u *)(p), _mm512_cvtepi64_epi8((__m512i)(value)))
 #include "pool_lanes.h"
 
-static const fastcnn_pool pool_avx512 = TABLE(avx512);
+static const fastcnn_pool pool_avx512 = {
+    24, max_avx512_f32, route_avx512_f32, mean_avx512_f32, max_avx512_f64, route_avx512_f64, mean_avx512_f64,
+};
 
 #ifdef __clang__
 #pragma clang attribute pop

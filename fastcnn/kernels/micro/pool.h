@@ -22,22 +22,23 @@ typedef struct {
 
 /* max:   output = the first of the largest elements, any NaN larger than every number; tags (of `tag_bytes` 1, 4 or 8,
           not read where 0) = its number. lane_out is 1.
-   route: output = the sum of those elements of grad whose element of taps (of `tap_bytes` 1 or 4) is their own number.
-          Takes at least FASTCNN_ROUTE_LANES lanes, with lane_in = lane_out = 1.
+   route: output = the sum of those elements of grad whose element of taps is their own number. Takes at least
+          FASTCNN_ROUTE_LANES lanes, with lane_in = lane_out = 1. For windows of more than route_taps taps it is faster
+          to follow each tap to its pixel (measured); where route_taps is 0 there is no route.
    mean:  output = the sum of the elements / divisor, added to what output holds where `add` is not 0. */
 #define FASTCNN_ROUTE_LANES 16 /* the longest register */
 #define FASTCNN_POOL(T, suffix)                                                                                       \
     void (*max_##suffix)(const fastcnn_run *run, const T *source, T *output, void *tags, int tag_bytes);              \
-    void (*route_##suffix)(const fastcnn_run *run, const T *grad, const void *taps, int tap_bytes, T *output);        \
+    void (*route_##suffix)(const fastcnn_run *run, const T *grad, const uint8_t *taps, T *output);                    \
     void (*mean_##suffix)(const fastcnn_run *run, const T *source, T *output, ptrdiff_t divisor, int add)
 
 typedef struct {
-    const char *name;
+    ptrdiff_t route_taps;
     FASTCNN_POOL(float, f32);
     FASTCNN_POOL(double, f64);
 } fastcnn_pool;
 
-/* The table of the instruction set that isa.pyx calls `name`. */
+/* The table for the instruction set that isa.pyx calls `name`. */
 const fastcnn_pool *fastcnn_pool_for(const char *name);
 
 #endif

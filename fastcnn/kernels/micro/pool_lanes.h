@@ -5,7 +5,8 @@
      LOAD_PART, STORE_PART  (pointer, count) -> vector, (pointer, vector, count): count < LANES elements
      PICK                   (pointer, step) -> LANES elements as an initialiser
      EVENS                  LANES indices: those of 0, 2, .. in two vectors whose last and first element are the same
-     WIDEN, NARROW          (bytes) -> vector of I, (bytes, vector of I): LANES unsigned bytes
+     NARROW                 (bytes, vector of I): stores LANES unsigned bytes
+     WIDEN                  (bytes) -> vector of I, their inverse, if the instruction set has one: else there is no route
      LOADED                 (vector) to say that it is loaded by now
 
    REGISTERS registers of lanes go through a window together, their results in locals of a function that is inlined with
@@ -39,13 +40,6 @@ INLINE void NAME(store_tags)(void *tags, const int tag_bytes, const INTS offset,
     if (tag_bytes == 1) for (ptrdiff_t k = 0; k < n; k++) ((uint8_t *)tags)[k] = (uint8_t)(tag + offset[k]);
     else if (tag_bytes == 4) for (ptrdiff_t k = 0; k < n; k++) ((int32_t *)tags)[k] = (int32_t)(tag + offset[k]);
     else for (ptrdiff_t k = 0; k < n; k++) ((int64_t *)tags)[k] = tag + k * lane_tag + offset[k];
-}
-
-INLINE INTS NAME(load_taps)(const void *taps, const int tap_bytes) {
-    if (tap_bytes == 1) return (INTS)WIDEN((const uint8_t *)taps);
-    I wide[LANES];
-    for (ptrdiff_t k = 0; k < LANES; k++) wide[k] = ((const int32_t *)taps)[k];
-    return *(const INTS *)wide;
 }
 
 /* --- max ---------------------------------------------------------------------------------------------------------- */
@@ -114,8 +108,9 @@ static void NAME(max)(const fastcnn_run *r, const T *source, T *output, void *ta
 
 /* --- route -------------------------------------------------------------------------------------------------------- */
 
+#ifdef WIDEN
 INLINE void NAME(route_block)(const int registers, const int along, const fastcnn_run *r, const T *grad,
-                              const char *taps, const int tap_bytes, T *output) {
+                              const uint8_t *taps, T *output) {
     const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES;
     const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES;
     VEC total[REGISTERS];
@@ -124,39 +119,35 @@ INLINE void NAME(route_block)(const int registers, const int along, const fastcn
     for (ptrdiff_t i = r->rows; i > 0; i--) {
         INTS number = row_number;
         const T *p = grad;
-        const char *mark = taps;
+        const uint8_t *tap = taps;
         for (ptrdiff_t j = r->columns; j > 0; j--) {
             for (int k = 0; k < registers; k++) {
                 VEC value = *(const VEC *)(p + k * in);
                 LOADED(value);
-                const INTS won = NAME(load_taps)(mark + k * in * tap_bytes, tap_bytes) == number;
+                const INTS won = (INTS)WIDEN(tap + k * in) == number;
                 total[k] += (VEC)(won & (INTS)value);
             }
             p += r->column_step;
-            mark += r->column_step * tap_bytes;
+            tap += r->column_step;
             number += (I)r->column_tag;
         }
         grad += r->row_step;
-        taps += r->row_step * tap_bytes;
+        taps += r->row_step;
         row_number += (I)r->row_tag;
     }
     for (int k = 0; k < registers; k++) *(VEC *)(output + k * out) = total[k];
 }
 
-INLINE void NAME(route_run)(const fastcnn_run *r, const T *grad, const char *taps, const int tap_bytes, T *output) {
+static void NAME(route)(const fastcnn_run *r, const T *grad, const uint8_t *taps, T *output) {
     grad += r->first;
-    taps += r->first * tap_bytes;
+    taps += r->first;
 #define BLOCK(registers, n, x, at, along)                                                                             \
-    NAME(route_block)(registers, along, r, grad + (x) * r->place_in + (at),                                           \
-                      taps + ((x) * r->place_in + (at)) * tap_bytes, tap_bytes, output + (x) * r->place_out + (at))
+    NAME(route_block)(registers, along, r, grad + (x) * r->place_in + (at), taps + (x) * r->place_in + (at),          \
+                      output + (x) * r->place_out + (at))
     EVERY_BLOCK(r, 1, 0)
 #undef BLOCK
 }
-
-static void NAME(route)(const fastcnn_run *r, const T *grad, const void *taps, int tap_bytes, T *output) {
-    if (tap_bytes == 1) NAME(route_run)(r, grad, taps, 1, output);
-    else NAME(route_run)(r, grad, taps, 4, output);
-}
+#endif
 
 /* --- mean --------------------------------------------------------------------------------------------------------- */
 
