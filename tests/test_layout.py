@@ -95,11 +95,27 @@ def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     assert result.failed == 0
 
 
-@pytest.mark.skipif(not README.exists(), reason="the README is not part of an installed package")
-def test_examples_in_the_readme(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def run_readme(chosen):
+    """Run the README's Python examples that are chosen by their text."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 2
+    blocks = [block for block in blocks if chosen(block)]
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+    return len(blocks)
+
+
+in_source = pytest.mark.skipif(not README.exists(), reason="the README is not part of an installed package")
+
+
+@in_source
+def test_examples_in_the_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_readme(lambda block: "import torch" not in block) == 2
     assert "'accuracy'" in capsys.readouterr().out
+
+
+@in_source
+def test_example_for_torch_in_the_readme(capsys):
+    pytest.importorskip("torch")
+    assert run_readme(lambda block: "import torch" in block) == 1
+    assert "3 layers by fastcnn" in capsys.readouterr().out

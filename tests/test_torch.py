@@ -1,10 +1,12 @@
 """The bridge for PyTorch: each operation against torch's own, gradients against finite differences, whole models."""
 
 import copy
+import doctest
 import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -654,3 +656,13 @@ def test_without_torch_the_error_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None\ntry: import fastcnn.torch\nexcept ImportError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "fastcnn.torch needs PyTorch: pip install 'fastcnn[torch]'\n"
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "torch.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the page is not part of an installed package")
+def test_the_page_is_true():
+    result = doctest.testfile(str(PAGE), module_relative=False)
+    assert result.attempted >= 5
+    assert result.failed == 0
