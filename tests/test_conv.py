@@ -235,6 +235,8 @@ WRONG = [
     ((X, W, np.zeros(5)), {}, ValueError, r"bias: expected shape \(6,\), got \(5,\)"),
     ((X, W), {"stride": 0}, ValueError, "stride: expected a positive int, got 0"),
     ((X, W), {"stride": (1, 2, 3)}, ValueError, r"stride: expected an int or 2 of them, got \(1, 2, 3\)"),
+    ((X, W), {"stride": np.array(3.0)}, TypeError, r"stride: expected a positive int, got array\(3.\)"),
+    ((X, W), {"groups": np.zeros(2)}, TypeError, r"groups: expected a positive int, got array\(\[0., 0.\]\)"),
     ((X, W), {"stride": True}, TypeError, "stride: expected a positive int, got True"),
     ((X, W), {"padding": -1}, ValueError, "padding: expected a non-negative int, got -1"),
     (
@@ -259,6 +261,26 @@ def test_wrong_arguments(arrays, arguments, error, message):
     if len(arrays) == 2:
         with pytest.raises(error):
             F.conv2d_backward(np.zeros((2, 6, 3, 5)), *arrays, **arguments)
+
+
+@pytest.mark.parametrize("stride", [2**31, 2**60, 2**61, 2**62, sys.maxsize])
+@pytest.mark.parametrize("other", ["padding", "dilation", "stride"])
+@pytest.mark.parametrize("channels", [1, 4, 300])
+def test_numbers_near_the_limit_of_an_offset(stride, other, channels):
+    """Refused, or computed right; they overflow nothing on the way."""
+    x, weight = np.ones((2, channels, 8, 8), np.float32), np.ones((4, channels, 3, 3), np.float32)
+    for size in (stride, stride - 1, 2**40):
+        arguments = {"stride": stride, other: size}
+        try:
+            output = F.conv2d(x, weight, **arguments)
+        except ValueError:
+            with pytest.raises(ValueError, match=": expected"):
+                F.im2col(x, 3, **arguments)
+            continue
+        assert output.shape[2:] == (1, 1)
+        assert_array_equal(output, reference.conv2d(x[:, :, :3, :3], weight))
+        F.conv2d_backward(output, x, weight, **arguments)
+        assert F.im2col(x, 3, **arguments).shape[2] == 1
 
 
 def test_wrong_gradients():

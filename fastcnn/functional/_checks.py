@@ -167,10 +167,15 @@ def integer(name: str, value: object, minimum: int) -> int:
     """Check one whole number; NumPy integers are welcome, bool and float are not."""
     if type(value) is int and minimum <= value <= sys.maxsize:
         return value
-    wanted = {0: "a non-negative int", 1: "a positive int"}.get(minimum, f"an int of at least {minimum}")
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    wanted = {0: "a non-negative int", 1: "a positive int", -(2**63): "an int of 64 bits"}.get(
+        minimum, f"an int of at least {minimum}"
+    )
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
         fail(name, wanted, repr(value), TypeError)
-    number = operator.index(value)
     if not minimum <= number <= sys.maxsize:
         fail(name, wanted, repr(value))
     return number
@@ -238,7 +243,18 @@ def window(
     dilation: tuple[int, ...],
     channels_last: bool,
 ) -> dict[str, int]:
-    """Return the kernels' geometry struct (include/fastcnn/geometry.h), as the dict that Cython turns into it."""
+    """Return the kernels' geometry struct (include/fastcnn/geometry.h), as the dict that Cython turns into it.
+
+    Raises
+    ------
+    ValueError
+        If what the windows reach over is too large for the kernels' offsets.
+    """
+    # The stride of an only place and the dilation of an only tap mean nothing, and could overflow in a kernel.
+    stride = tuple([s if o > 1 else 1 for s, o in zip(stride, places, strict=True)])
+    dilation = tuple([d if k > 1 else 1 for d, k in zip(dilation, kernel, strict=True)])
+    reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(places, stride, kernel, dilation, strict=True)]
+    fits("padding", (*input_shape[:2], *map(max, reach, before)))
     (n, c, h, w), (oh, ow), (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (
         input_shape, places, kernel, stride, before, dilation,
     )  # fmt: skip

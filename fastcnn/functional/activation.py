@@ -517,6 +517,7 @@ def dropout(
     (input,) = required(input=input)
     p = number("p", p, 0, 1)
     rng = random.resolve(rng)
+    return_mask = flag("return_mask", return_mask)
     if not flag("training", training):
         return (input, None) if return_mask else input
     threshold = int((1 - p) * 2**32)

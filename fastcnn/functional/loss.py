@@ -308,11 +308,7 @@ def cross_entropy(
     if weight is not None:
         check.shape("weight", weight, (classes,))
         weight = np.ascontiguousarray(weight)
-    if isinstance(ignore_index, (bool, np.bool_)) or not hasattr(ignore_index, "__index__"):
-        check.fail("ignore_index", "an int", repr(ignore_index), TypeError)
-    ignore_index = int(ignore_index)
-    if not -(2**63) <= ignore_index < 2**63:
-        check.fail("ignore_index", "an int of 64 bits", ignore_index)
+    ignore_index = check.integer("ignore_index", ignore_index, -(2**63))
     choice("reduction", reduction, "mean", "sum", "none")
     smoothing = number("label_smoothing", label_smoothing, 0, 1)
     shape = input.shape[:class_axis] + input.shape[class_axis + 1 :]

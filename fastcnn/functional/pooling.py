@@ -110,9 +110,6 @@ def _placed(size, dims, kernel, step, pad, spread, ceil_mode) -> _Geometry:
         check.fail("kernel_size", f"a window that fits the input's {extents} with padding {pad}", kernel)
     if not all(_meets_input(*axis) for axis in axes):
         check.fail("dilation", f"every window to hold an element of the input's {extents}", spread)
-    # The stride of an only place and the dilation of an only tap mean nothing, and could overflow in a kernel.
-    step = tuple(s if o > 1 else 1 for s, o in zip(step, places, strict=True))
-    spread = tuple(d if k > 1 else 1 for d, k in zip(spread, kernel, strict=True))
     geometry = _Geometry(kernel, step, pad, spread, places)
     if dims == 1:
         row = (1, 1, 0, 1, 1)

@@ -82,6 +82,10 @@ class Trainer:
         schedule_every: str = "step",
         clip_grad_norm: float | None = None,
     ) -> None:
+        if not isinstance(model, Module):
+            check.fail("model", "an nn.Module", type(model).__name__, TypeError)
+        if not isinstance(optimizer, Optimizer):
+            check.fail("optimizer", "an optimizer of fastcnn.optim", type(optimizer).__name__, TypeError)
         if schedule_every not in ("step", "epoch"):
             check.fail("schedule_every", "'step' or 'epoch'", repr(schedule_every))
         if clip_grad_norm is not None and not clip_grad_norm > 0:
