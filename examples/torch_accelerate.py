@@ -17,12 +17,12 @@ import statistics
 import sys
 import time
 
+# fastcnn first: the OpenMP runtime, which both libraries use, then keeps idle threads spinning for less long.
+import fastcnn.torch  # isort: split
+
 import torch
 from torch import nn
 from torch.nn import functional
-
-import fastcnn
-import fastcnn.torch
 
 # How much larger than torch's own the largest error of a loss may be: rounding is a matter of chance.
 ALLOWANCE = 3
