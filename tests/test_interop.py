@@ -43,7 +43,9 @@ def tensor(data):
 
 
 def jax_array(data):
-    return pytest.importorskip("jax").numpy.asarray(np.ascontiguousarray(data))
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        return jax.numpy.asarray(np.ascontiguousarray(data))
 
 
 def arrow_tensor(data):
