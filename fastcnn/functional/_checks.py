@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex, cast
 
 import numpy as np
 
@@ -171,7 +171,7 @@ def integer(name: str, value: object, minimum: int) -> int:
         minimum, f"an int of at least {minimum}"
     )
     try:
-        number = operator.index(value)
+        number = operator.index(cast(SupportsIndex, value))
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)):
