@@ -31,6 +31,10 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Sum, micro
+from .jobs cimport (
+    ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
+    run_tile,
+)
 from .threads cimport thread_index, threads_for
 
 
@@ -42,143 +46,16 @@ cdef Py_ssize_t SUM_STEPS = 1024
 cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
 # Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
 cdef Py_ssize_t TASKS = 16
-cdef Py_ssize_t ALIGN = 64
 cdef enum:
     WINDOW_RUN = 8  # elements that copy a run of a short window: more than it has, but a fixed number is two moves
-
-
-cdef struct Image:
-    # A batch of images in memory: extents, and strides in elements.
-    Py_ssize_t h, w
-    Py_ssize_t image, row, pixel, channel
-
-
-cdef struct Job:
-    Image source, dest
-    Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
-    bint depthwise, planar, windowed
-    # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
-    # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
-    Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
-    Py_ssize_t taps_y, taps_x, sy, sx, y0, x0, ty, tx
-    # weight[w_start + group*w_group + output*w_output + input*w_input + i*w_ty + j*w_tx]
-    Py_ssize_t w_start, w_group, w_output, w_input, w_ty, w_tx
-    # Tiling: all that follows is chosen by _tile from what stands above and the vector length.
-    Py_ssize_t panel, panels, parts             # outputs of a panel; panels of a group; parts the panels are cut into
-    Py_ssize_t chunk, chunks                    # channels summed at a time
-    Py_ssize_t rows, columns, yblocks, xblocks  # places of a block; blocks of an image
-    Py_ssize_t images, batches                  # whole images that a block of backward-weight holds; such batches
-    bint in_place                               # the source is read where it lies
-    Py_ssize_t span_y, span_x                   # source rows and columns under a block
-    Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
-    Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
-    Py_ssize_t window                           # windowed: from one window's copy to the next
-
-
-# --- jobs -----------------------------------------------------------------------------------------------------------
-
-
-cdef inline Image _image(Py_ssize_t channels, Py_ssize_t h, Py_ssize_t w, bint channels_last) noexcept nogil:
-    cdef Image im
-    im.h, im.w = h, w
-    im.image = channels * h * w
-    if channels_last:
-        im.row, im.pixel, im.channel = w * channels, channels, 1
-    else:
-        im.row, im.pixel, im.channel = w, 1, h * w
-    return im
-
-
-cdef Job _forward_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups) noexcept nogil:
-    cdef Job job
-    memset(&job, 0, sizeof(Job))
-    job.source = _image(g.c, g.h, g.w, g.channels_last)
-    job.dest = _image(outputs, g.oh, g.ow, g.channels_last)
-    job.n, job.groups, job.inputs, job.outputs = g.n, groups, g.c // groups, outputs // groups
-    job.ny, job.nx, job.dest_sy, job.dest_sx = g.oh, g.ow, 1, 1
-    job.taps_y, job.taps_x, job.sy, job.sx = g.kh, g.kw, g.sh, g.sw
-    job.y0, job.x0, job.ty, job.tx = -g.ph, -g.pw, g.dh, g.dw
-    job.w_tx, job.w_ty, job.w_input = 1, g.kw, g.kh * g.kw
-    job.w_output = job.inputs * job.w_input
-    job.w_group = job.outputs * job.w_output
-    if (g.kh == 1 and g.kw == 1 and g.sh == 1 and g.sw == 1 and g.ph == 0 and g.pw == 0 and g.oh == g.h
-            and g.ow == g.w and g.channels_last):
-        # Every pixel for itself: one long row of them, so that tiles are full whatever the image's width.
-        job.nx = g.n * g.h * g.w
-        job.n = job.ny = 1
-        job.source = _image(g.c, 1, job.nx, True)
-        job.dest = _image(outputs, 1, job.nx, True)
-    return job
-
-
-cdef inline Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    while b:
-        a, b = b, a % b
-    return a
-
-
-cdef inline Py_ssize_t _phase(Py_ssize_t r, Py_ssize_t padding, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d,
-                              Py_ssize_t* last, Py_ssize_t* step) noexcept nogil:
-    """How many taps i < k of a window meet pixels r, r+s, ...: those with r + padding - i*d divisible by s.
-
-    They are last, last - step, ...: taken from the last one, their source offsets ascend.
-    """
-    cdef Py_ssize_t i, taps = 0
-    step[0] = s // _gcd(s, d)
-    last[0] = 0
-    for i in range(min(k, step[0])):
-        if (r + padding - i * d) % s == 0:
-            taps = (k - 1 - i) // step[0] + 1
-            last[0] = i + (taps - 1) * step[0]
-            break
-    return taps
-
-
-cdef Job _data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize_t ry, Py_ssize_t rx) noexcept nogil:
-    """The gradient of the pixels ry, ry + sh, ... by rx, rx + sw, ...: a convolution of grad_output of stride 1."""
-    cdef Job job = _forward_job(g, outputs, groups)
-    cdef Image swap = job.source
-    cdef Py_ssize_t last_y, last_x, step_y, step_x
-    job.source = job.dest
-    job.dest = swap
-    job.inputs, job.outputs = job.outputs, job.inputs
-    job.w_input, job.w_output = job.w_output, job.w_input
-    if job.n != g.n:  # one long row of pixels
-        return job
-    job.taps_y = _phase(ry, g.ph, g.kh, g.sh, g.dh, &last_y, &step_y)
-    job.taps_x = _phase(rx, g.pw, g.kw, g.sw, g.dw, &last_x, &step_x)
-    job.ny, job.nx = (g.h - ry + g.sh - 1) // g.sh, (g.w - rx + g.sw - 1) // g.sw
-    job.dest_y, job.dest_x, job.dest_sy, job.dest_sx = ry, rx, g.sh, g.sw
-    job.sy = job.sx = 1
-    # Exact, though the numerator may be negative: the tap was chosen so that the stride divides it.
-    job.y0, job.x0 = (ry + g.ph - last_y * g.dh) // g.sh, (rx + g.pw - last_x * g.dw) // g.sw
-    job.ty, job.tx = step_y * g.dh // g.sh, step_x * g.dw // g.sw
-    if job.taps_y == 0 or job.taps_x == 0:  # pixels that no window reads: the sum is empty, the gradient 0
-        job.taps_y = job.taps_x = job.y0 = job.x0 = 0
-    job.w_start = last_y * g.kw + last_x
-    job.w_ty, job.w_tx = -step_y * g.kw, -step_x
-    return job
 
 
 # --- tiling ---------------------------------------------------------------------------------------------------------
 
 
-cdef inline Py_ssize_t _up(Py_ssize_t value, Py_ssize_t to) noexcept nogil:
-    return (value + to - 1) // to * to
-
-
-cdef inline Py_ssize_t _pieces(Py_ssize_t whole, Py_ssize_t largest) noexcept nogil:
-    """Least number of pieces of at most `largest`, and at least one."""
-    return max(1, (whole + largest - 1) // max(largest, 1))
-
-
-cdef inline Py_ssize_t _lanes(Py_ssize_t itemsize) noexcept nogil:
-    return micro().lanes_f32 if itemsize == 4 else micro().lanes_f64
-
-
 cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     """Choose the tiling of a job; `weights` for the backward-weight pass, whose partial sums bound the chunk."""
-    cdef Py_ssize_t lanes = _lanes(itemsize), taps = max(1, job.taps_y * job.taps_x), channels, pitch, fit, tasks
+    cdef Py_ssize_t lanes = lanes_of(itemsize), taps = max(1, job.taps_y * job.taps_x), channels, pitch, fit, tasks
     cdef Py_ssize_t block = BLOCK_BYTES // itemsize, beside = 0
     # How far the taps of one place reach in the source, beyond its first row and column.
     cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
@@ -186,25 +63,25 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     job.depthwise = job.inputs == 1 and job.outputs == 1 and job.groups > 1
     job.planar = (not job.depthwise and not weights and job.sx == 1 and taps >= 4
                   and job.outputs <= min(lanes // 2, micro().rows)
-                  and job.nx * lanes > job.outputs * _up(job.nx, lanes))
+                  and job.nx * lanes > job.outputs * round_up(job.nx, lanes))
     if job.depthwise:
         job.panel, job.panels = lanes, 1
         channels = job.groups
         job.chunk = channels if channels <= 512 else 256
     else:
         job.panel = lanes if job.outputs <= lanes else 2 * lanes
-        job.panels = _pieces(job.outputs, job.panel)
+        job.panels = pieces(job.outputs, job.panel)
         channels = job.inputs
         fit = SUM_STEPS // taps
         if weights:
             fit = min(fit, PARTIAL_BYTES // itemsize // (taps * job.panels * job.panel))
         fit = max(16, fit // 16 * 16)
-        job.chunk = min(channels, _up(_pieces(channels, _pieces(channels, fit)), 16))
-    job.chunks = _pieces(channels, job.chunk)
+        job.chunk = min(channels, round_up(pieces(channels, pieces(channels, fit)), 16))
+    job.chunks = pieces(channels, job.chunk)
     # One more element than taps: a 1, which makes the bias's gradient one more column of the weights'.
     job.windowed = (weights and not job.depthwise and job.chunks == 1 and job.tx == 1
                     and taps * channels < 4 * lanes and job.taps_x * channels <= WINDOW_RUN)
-    job.window = _up(taps * channels + 1, lanes)
+    job.window = round_up(taps * channels + 1, lanes)
     outside = (job.y0 < 0 or job.x0 < 0
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
@@ -222,7 +99,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
         fit = (block - reach_x * pitch) // (job.sx * pitch + beside)
         fit = max(micro().rows, fit // micro().rows * micro().rows)
         job.columns = min(job.nx, fit)
-    job.xblocks = _pieces(job.nx, job.columns)
+    job.xblocks = pieces(job.nx, job.columns)
     job.span_x = (job.columns - 1) * job.sx + reach_x + 1
     job.rows = 1
     if job.xblocks == 1:
@@ -232,24 +109,24 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     tasks = job.n * (job.chunks if job.depthwise or weights else 1) * job.xblocks
     if not job.depthwise:
         tasks *= job.groups
-    if tasks * _pieces(job.ny, job.rows) < TASKS:
-        job.rows = max(1, min(job.rows, job.ny // _pieces(TASKS, tasks)))
+    if tasks * pieces(job.ny, job.rows) < TASKS:
+        job.rows = max(1, min(job.rows, job.ny // pieces(TASKS, tasks)))
         if job.ny == 1 and job.columns > 4 * micro().rows:
-            fit = _up(_pieces(job.nx, _pieces(TASKS, tasks // job.xblocks)), micro().rows)
+            fit = round_up(pieces(job.nx, pieces(TASKS, tasks // job.xblocks)), micro().rows)
             job.columns = min(job.columns, max(fit, 4 * micro().rows))
-            job.xblocks = _pieces(job.nx, job.columns)
+            job.xblocks = pieces(job.nx, job.columns)
             job.span_x = (job.columns - 1) * job.sx + reach_x + 1
-    job.yblocks = _pieces(job.ny, job.rows)
-    job.rows = _pieces(job.ny, job.yblocks)
-    job.yblocks = _pieces(job.ny, job.rows)
+    job.yblocks = pieces(job.ny, job.rows)
+    job.rows = pieces(job.ny, job.yblocks)
+    job.yblocks = pieces(job.ny, job.rows)
     job.span_y = (job.rows - 1) * job.sy + reach_y + 1
     job.images = 1
     if beside and job.yblocks * job.xblocks == 1:
         fit = block // (job.span_y * job.span_x * job.chunk + job.ny * job.nx * beside)
-        job.images = max(1, min(fit, job.n // _pieces(TASKS, job.groups * job.chunks)))
-    job.batches = _pieces(job.n, job.images)
+        job.images = max(1, min(fit, job.n // pieces(TASKS, job.groups * job.chunks)))
+    job.batches = pieces(job.n, job.images)
     tasks = job.n * job.groups * job.xblocks * job.yblocks
-    job.parts = 1 if weights or job.depthwise else min(job.panels, _pieces(TASKS, max(1, tasks)))
+    job.parts = 1 if weights or job.depthwise else min(job.panels, pieces(TASKS, max(1, tasks)))
     if job.in_place:
         job.row, job.pixel = job.source.row, job.source.pixel
     else:
@@ -279,73 +156,33 @@ cdef struct Scratch:
     Py_ssize_t copy, tile       # within a thread's slice: the source copy, then (in bytes) a tile or gradient block
 
 
-cdef inline Py_ssize_t _aligned(Py_ssize_t bytes) noexcept nogil:
-    return _up(bytes, ALIGN)
-
-
 cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_t partial, Py_ssize_t tile,
                      bint weights) noexcept nogil:
     cdef Scratch s
-    cdef Py_ssize_t lanes = _lanes(itemsize), slack
-    s.weights = _aligned(sizeof(Py_ssize_t) * (2 * job.taps_y * job.taps_x + job.images * job.rows))
+    cdef Py_ssize_t lanes = lanes_of(itemsize), slack
+    s.weights = aligned(sizeof(Py_ssize_t) * (2 * job.taps_y * job.taps_x + job.images * job.rows))
     s.bias = s.weights
     if not weights:
         if job.depthwise:
-            s.bias += _aligned(itemsize * job.taps_y * job.taps_x * _up(job.groups, lanes))
+            s.bias += aligned(itemsize * job.taps_y * job.taps_x * round_up(job.groups, lanes))
         else:
-            s.bias += _aligned(itemsize * job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel)
+            s.bias += aligned(itemsize * job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel)
     s.partial = s.bias
     if not weights:
-        s.partial += _aligned(itemsize * (_up(job.groups, lanes) if job.depthwise else
+        s.partial += aligned(itemsize * (round_up(job.groups, lanes) if job.depthwise else
                                           job.groups * job.panels * job.panel))
-    s.slices = s.partial + _aligned(itemsize * partial)
+    s.slices = s.partial + aligned(itemsize * partial)
     # Vector loads of the last channels may run past the copy by less than two registers, copies of a run by less than
     # WINDOW_RUN elements.
     slack = 2 * lanes + WINDOW_RUN
-    s.copy = _aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + slack))
-    s.tile = _aligned(itemsize * (tile + slack))
+    s.copy = aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + slack))
+    s.tile = aligned(itemsize * (tile + slack))
     s.slice = s.copy + s.tile
     s.bytes = s.slices + threads * s.slice + ALIGN
     return s
 
 
-cdef inline char* _start(void* scratch) noexcept nogil:
-    """The first aligned byte; _layout asked for ALIGN bytes more."""
-    return <char*>((<size_t>scratch + ALIGN - 1) // ALIGN * ALIGN)
-
-
 # --- copies ---------------------------------------------------------------------------------------------------------
-
-
-cdef void _copy_pixels(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
-                       Py_ssize_t columns, Py_ssize_t channels, floating* target, Py_ssize_t pitch) noexcept nogil:
-    """target[row][column][pitch] from rows top.. and columns left.. of an image, zero outside it and past channels."""
-    cdef Py_ssize_t y, x, c, first = min(columns, max(0, -left)), end = max(first, min(columns, im.w - left))
-    cdef const floating* line
-    cdef floating* out
-    for y in range(rows):
-        out = target + y * columns * pitch
-        if top + y < 0 or top + y >= im.h:
-            memset(out, 0, columns * pitch * sizeof(floating))
-            continue
-        memset(out, 0, first * pitch * sizeof(floating))
-        memset(out + end * pitch, 0, (columns - end) * pitch * sizeof(floating))
-        line = source + (top + y) * im.row + left * im.pixel
-        if im.channel == 1 and im.pixel == channels and pitch == channels:
-            memcpy(out + first * pitch, line + first * im.pixel, (end - first) * pitch * sizeof(floating))
-        elif im.channel == 1:
-            for x in range(first, end):
-                for c in range(channels):
-                    out[x * pitch + c] = line[x * im.pixel + c]
-                for c in range(channels, pitch):
-                    out[x * pitch + c] = 0
-        else:
-            for c in range(channels):
-                for x in range(first, end):
-                    out[x * pitch + c] = line[c * im.channel + x * im.pixel]
-            for x in range(first, end):
-                for c in range(channels, pitch):
-                    out[x * pitch + c] = 0
 
 
 cdef void _copy_planes(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
@@ -401,7 +238,7 @@ cdef void _pack(const Job* job, const floating* weight, const floating* bias, fl
     cdef Py_ssize_t work = job.groups * job.taps_y * job.taps_x * job.inputs * job.outputs
     if job.depthwise:
         lanes = job.panel
-        pitch = _up(job.groups, lanes)
+        pitch = round_up(job.groups, lanes)
         for i in range(job.taps_y):
             for j in range(job.taps_x):
                 for o in range(job.groups):
@@ -424,32 +261,12 @@ cdef void _pack(const Job* job, const floating* weight, const floating* bias, fl
 # --- forward and backward-data --------------------------------------------------------------------------------------
 
 
-cdef inline void _run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
-                           const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
-    if floating is float:
-        micro().tile_f32(m, n, s, a, b, init, c, c_row)
-    else:
-        micro().tile_f64(m, n, s, a, b, init, c, c_row)
-
-
 cdef inline void _run_depthwise(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
                                 const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
     if floating is float:
         micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
     else:
         micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
-
-
-cdef inline void _put_tile(const floating* tile, Py_ssize_t pitch, floating* dest, Py_ssize_t pixel,
-                           Py_ssize_t channel, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
-    """Store a tile of m places by n channels where channels are not contiguous."""
-    cdef Py_ssize_t r, o
-    for o in range(n):
-        for r in range(m):
-            if add:
-                dest[o * channel + r * pixel] += tile[r * pitch + o]
-            else:
-                dest[o * channel + r * pixel] = tile[r * pitch + o]
 
 
 cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
@@ -462,7 +279,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     cdef Py_ssize_t group = task // (job.parts * job.xblocks * job.yblocks) % job.groups
     cdef Py_ssize_t image = task // (job.parts * job.xblocks * job.yblocks * job.groups)
     cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
-    cdef Py_ssize_t q, p, y, x, t, m, n, channels, c0, tiles = _pieces(columns, micro().rows)
+    cdef Py_ssize_t q, p, y, x, t, m, n, channels, c0, tiles = pieces(columns, micro().rows)
     cdef Py_ssize_t taps = job.taps_y * job.taps_x, out_pixel = job.dest_sx * job.dest.pixel
     cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0
     cdef const floating* a
@@ -484,7 +301,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
         if job.in_place:
             a = source + c0 + row0 * job.row + column0 * job.pixel
         else:
-            _copy_pixels(source + c0 * job.source.channel, &job.source, row0,
+            copy_pixels(source + c0 * job.source.channel, &job.source, row0,
                          (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
                          job.chunk)
             a = copy
@@ -501,11 +318,11 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                     c = (dest + y * job.dest_sy * job.dest.row + x * out_pixel
                          + p * job.panel * job.dest.channel)
                     if job.dest.channel == 1:
-                        _run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
+                        run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
                     else:
-                        _run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
+                        run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
                                   job.panel)
-                        _put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
+                        put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
 
 
 cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
@@ -517,7 +334,7 @@ cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offse
     cdef Py_ssize_t group = task // (job.xblocks * job.yblocks) % job.groups
     cdef Py_ssize_t image = task // (job.xblocks * job.yblocks * job.groups)
     cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
-    cdef Py_ssize_t q, p, y, x, n, o, r, channels, wide = 2 * _lanes(sizeof(floating))
+    cdef Py_ssize_t q, p, y, x, n, o, r, channels, wide = 2 * lanes_of(sizeof(floating))
     cdef Py_ssize_t out_pixel = job.dest_sx * job.dest.pixel
     cdef floating* c
     cdef Sum s
@@ -535,10 +352,10 @@ cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offse
                      (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left + job.x0, job.span_x, channels, copy,
                      job.chunk)
         for y in range(rows):
-            for p in range(_pieces(columns, wide)):
+            for p in range(pieces(columns, wide)):
                 x = p * wide
                 n = min(wide, columns - x)
-                _run_tile(job.outputs, n, &s, weight + q * job.chunk * job.w_input, copy + y * job.sy * job.row + x,
+                run_tile(job.outputs, n, &s, weight + q * job.chunk * job.w_input, copy + y * job.sy * job.row + x,
                           zeros, tile, wide)
                 c = dest + y * job.dest_sy * job.dest.row + x * out_pixel
                 for o in range(job.outputs):
@@ -568,15 +385,15 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
              + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
     s.segments, s.depth, s.a_offset = job.taps_y * job.taps_x, 1, offset
     s.a_row, s.a_step, s.b_step = job.sx * job.pixel, 0, 0
-    s.b_segment = _up(job.groups, job.panel)
+    s.b_segment = round_up(job.groups, job.panel)
     if job.in_place:
         a = source + row0 * job.row + column0 * job.pixel
     else:
-        _copy_pixels(source, &job.source, row0, (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0,
+        copy_pixels(source, &job.source, row0, (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0,
                      job.span_x, channels, copy, job.chunk)
         a = copy
     for y in range(rows):
-        for k in range(_pieces(channels, job.panel)):
+        for k in range(pieces(channels, job.panel)):
             c = k * job.panel
             n = min(job.panel, channels - c)
             out = dest + y * job.dest_sy * job.dest.row + c * job.dest.channel
@@ -586,16 +403,16 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
             else:
                 _run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, tile,
                                job.panel)
-                _put_tile(tile, job.panel, out, out_pixel, job.dest.channel, columns, n, False)
+                put_tile(tile, job.panel, out, out_pixel, job.dest.channel, columns, n, False)
 
 
 cdef Scratch _job_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Py_ssize_t tile = 0
     if job.planar:
-        tile = job.outputs * 2 * _lanes(itemsize)
+        tile = job.outputs * 2 * lanes_of(itemsize)
     elif job.dest.channel != 1:
         tile = (job.columns if job.depthwise else micro().rows) * job.panel
-    return _layout(job, threads, itemsize, 2 * _lanes(itemsize), tile, False)
+    return _layout(job, threads, itemsize, 2 * lanes_of(itemsize), tile, False)
 
 
 cdef void _run(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
@@ -613,7 +430,7 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
     tasks *= job.chunks if job.depthwise else job.groups * job.parts
     _segment_offsets(job, offset)
     _pack(job, weight, bias, packed, packed_bias, threads)
-    memset(zeros, 0, 2 * _lanes(sizeof(floating)) * sizeof(floating))
+    memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
     # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
         slice = scratch + s.slices + thread_index() * s.slice
@@ -635,9 +452,9 @@ cdef void conv_forward_ptr(const floating* input, const floating* weight, const 
 
     `scratch` has conv_scratch(FORWARD, ...) bytes for `threads` threads; at most so many are used.
     """
-    cdef Job job = _forward_job(g, outputs, groups)
+    cdef Job job = forward_job(g, outputs, groups)
     _tile(&job, sizeof(floating), False)
-    _run(&job, input, weight, bias, output, _start(scratch), threads)
+    _run(&job, input, weight, bias, output, aligned_start(scratch), threads)
 
 
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
@@ -648,9 +465,9 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
     cdef Py_ssize_t ry, rx
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
-            job = _data_job(g, outputs, groups, ry, rx)
+            job = data_job(g, outputs, groups, ry, rx)
             _tile(&job, sizeof(floating), False)
-            _run(&job, grad_output, weight, <const floating*>NULL, grad_input, _start(scratch), threads)
+            _run(&job, grad_output, weight, <const floating*>NULL, grad_input, aligned_start(scratch), threads)
 
 
 # --- backward-weight ------------------------------------------------------------------------------------------------
@@ -659,12 +476,12 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
 cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
     """Parts that the blocks of all images are cut into, each with a partial sum of its own."""
     cdef Py_ssize_t tasks = job.chunks * (1 if job.depthwise else job.groups)
-    return max(1, min(job.batches * job.yblocks * job.xblocks, _pieces(TASKS, tasks)))
+    return max(1, min(job.batches * job.yblocks * job.xblocks, pieces(TASKS, tasks)))
 
 
 cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
     if job.depthwise:
-        return job.taps_y * job.taps_x * _up(job.groups, job.panel)
+        return job.taps_y * job.taps_x * round_up(job.groups, job.panel)
     if job.windowed:
         return job.groups * job.outputs * job.window
     return job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel
@@ -674,10 +491,10 @@ cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) no
     cdef Py_ssize_t tile = job.images * job.rows * job.columns
     tile *= job.window if job.windowed else job.panels * job.panel
     if job.depthwise:
-        tile = 0 if job.dest.channel == 1 else job.rows * job.columns * _up(job.chunk, job.panel)
+        tile = 0 if job.dest.channel == 1 else job.rows * job.columns * round_up(job.chunk, job.panel)
     # The bias partials (one row a part) come after the weights'.
     return _layout(job, threads, itemsize,
-                   _weight_parts(job) * (_partial_size(job) + _up(job.groups * job.outputs, job.panel)), tile, True)
+                   _weight_parts(job) * (_partial_size(job) + round_up(job.groups * job.outputs, job.panel)), tile, True)
 
 
 cdef inline void _add_places(const floating* grad, Py_ssize_t places, Py_ssize_t pitch, Py_ssize_t channels,
@@ -698,7 +515,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
     cdef Py_ssize_t c0 = chunk * job.chunk, channels = min(job.chunk, job.inputs - c0)
     cdef Py_ssize_t pitch = job.panels * job.panel, size = job.span_y * job.row
     cdef Py_ssize_t block, image, images, top, left, rows, columns, row0, column0, i, p, n, seg, r, t, m
-    cdef Py_ssize_t depth = job.depth if job.chunks == 1 else channels, tiles = _pieces(depth, micro().rows)
+    cdef Py_ssize_t depth = job.depth if job.chunks == 1 else channels, tiles = pieces(depth, micro().rows)
     cdef const floating* a
     cdef floating* dy
     cdef Sum s
@@ -723,7 +540,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
         else:
             a = copy
             for i in range(images):
-                _copy_pixels(source + (image + i) * job.source.image, &job.source, row0,
+                copy_pixels(source + (image + i) * job.source.image, &job.source, row0,
                              (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels,
                              copy + i * size, job.chunk)
         # The gradient panel by panel: a tile then walks contiguous memory, whole registers of it.
@@ -732,7 +549,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
             n = min(job.panel, job.outputs - p * job.panel)
             dy = grad_copy
             for i in range(images):
-                _copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
+                copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
                              rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
             if partial_bias != NULL:
                 _add_places(dy, images * rows * columns, job.panel, n, partial_bias + p * job.panel)
@@ -740,7 +557,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
                 for t in range(tiles):
                     r = t * depth // tiles
                     m = (t + 1) * depth // tiles - r
-                    _run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
+                    run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
                               partial + (seg * depth + r) * pitch + p * job.panel, pitch)
 
 
@@ -761,9 +578,9 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
                          floating* windows) noexcept nogil:
     """One task: the sum over one part of all blocks, for one group; partial[output][window]."""
     cdef Py_ssize_t blocks = job.batches * job.yblocks * job.xblocks, size = job.span_y * job.row
-    cdef Py_ssize_t taps = job.taps_y * job.taps_x * job.inputs, wide = 2 * _lanes(sizeof(floating))
+    cdef Py_ssize_t taps = job.taps_y * job.taps_x * job.inputs, wide = 2 * lanes_of(sizeof(floating))
     cdef Py_ssize_t block, image, images, top, left, rows, columns, i, y, x, k, o, p, m
-    cdef Py_ssize_t tiles = _pieces(job.outputs, micro().rows)
+    cdef Py_ssize_t tiles = pieces(job.outputs, micro().rows)
     cdef Py_ssize_t runs = job.segments, depth = job.depth, pitch = job.window, step = job.sx * job.pixel
     cdef floating* out
     cdef const floating* a
@@ -781,7 +598,7 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
         rows, columns = min(job.rows, job.ny - top), min(job.columns, job.nx - left)
         out = windows
         for i in range(images):
-            _copy_pixels(source + (image + i) * job.source.image, &job.source, top * job.sy + job.y0,
+            copy_pixels(source + (image + i) * job.source.image, &job.source, top * job.sy + job.y0,
                          (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
                          job.inputs, copy + i * size, job.chunk)
             for y in range(rows):
@@ -794,8 +611,8 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
         for o in range(tiles):
             k = o * job.outputs // tiles
             m = (o + 1) * job.outputs // tiles - k
-            for p in range(_pieces(job.window, wide)):
-                _run_tile(m, min(wide, job.window - p * wide), &s,
+            for p in range(pieces(job.window, wide)):
+                run_tile(m, min(wide, job.window - p * wide), &s,
                           grad + (image * job.dest.image + top * job.dest.row + left * job.dest.pixel
                                   + k * job.dest.channel),
                           windows + p * wide, <const floating*>NULL, partial + k * job.window + p * wide, job.window)
@@ -811,7 +628,7 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
     """One task: the sum over one part of all blocks, for one chunk of the channels."""
     cdef Py_ssize_t blocks = job.n * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
     cdef Py_ssize_t c0 = chunk * job.chunk, channels = min(job.chunk, job.groups - c0)
-    cdef Py_ssize_t pitch = _up(job.groups, job.panel)
+    cdef Py_ssize_t pitch = round_up(job.groups, job.panel)
     cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, y, p, c, n
     cdef const floating* a
     cdef const floating* dy
@@ -834,7 +651,7 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
         if job.in_place:
             a = source + image * job.source.image + row0 * job.row + column0 * job.pixel
         else:
-            _copy_pixels(source + image * job.source.image, &job.source, row0,
+            copy_pixels(source + image * job.source.image, &job.source, row0,
                          (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
                          job.chunk)
             a = copy
@@ -842,16 +659,16 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
             dy = grad + image * job.dest.image + top * job.dest.row + left * job.dest.pixel
             grad_row, grad_pixel = job.dest.row, job.dest.pixel
         else:
-            grad_pixel = _up(job.chunk, job.panel)
+            grad_pixel = round_up(job.chunk, job.panel)
             grad_row = columns * grad_pixel
-            _copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, channels, grad_copy,
+            copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, channels, grad_copy,
                          grad_pixel)
             dy = grad_copy
         s.depth, s.b_step = columns, grad_pixel
         for y in range(rows):
             if partial_bias != NULL:
                 _add_places(dy + y * grad_row, columns, grad_pixel, channels, partial_bias)
-            for p in range(_pieces(channels, job.panel)):
+            for p in range(pieces(channels, job.panel)):
                 c = p * job.panel
                 n = min(job.panel, channels - c)
                 if floating is float:
@@ -869,7 +686,7 @@ cdef inline void _sum_parts(const Job* job, Py_ssize_t row, Py_ssize_t parts, co
     cdef Py_ssize_t size = _partial_size(job), q = c // job.chunk, channels, tap, o, part, pitch
     cdef floating total
     if job.depthwise:
-        pitch = _up(job.groups, job.panel)
+        pitch = round_up(job.groups, job.panel)
         for tap in range(taps):
             total = 0
             for part in range(parts):
@@ -902,11 +719,11 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
                                    floating* grad_bias, const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
                                    void* scratch, int threads) noexcept nogil:
     """grad_weight (outputs, c/groups, kh, kw) and, unless NULL, grad_bias (outputs), both overwritten."""
-    cdef Job job = _forward_job(g, outputs, groups)
+    cdef Job job = forward_job(g, outputs, groups)
     cdef Scratch s
     cdef Py_ssize_t task, tasks, parts, part, chunk, o, rows, pitch, size
     cdef Py_ssize_t work = g.n * g.oh * g.ow * outputs * (1 + g.kh * g.kw * g.c // groups)
-    cdef char* start = _start(scratch)
+    cdef char* start = aligned_start(scratch)
     cdef char* slice
     cdef Py_ssize_t* offset = <Py_ssize_t*>start
     cdef floating* partial
@@ -916,7 +733,7 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
     size = _partial_size(&job)
-    pitch = _up(job.groups * job.outputs, job.panel)
+    pitch = round_up(job.groups * job.outputs, job.panel)
     partial = <floating*>(start + s.partial)
     partial_bias = partial + parts * size
     _segment_offsets(&job, offset)
@@ -967,12 +784,12 @@ cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
     if which == BACKWARD_DATA:
         for ry in range(min(g.sh, g.h)):
             for rx in range(min(g.sw, g.w)):
-                job = _data_job(g, outputs, groups, ry, rx)
+                job = data_job(g, outputs, groups, ry, rx)
                 _tile(&job, itemsize, False)
                 s = _job_layout(&job, threads, itemsize)
                 most = max(most, s.bytes)
         return most
-    job = _forward_job(g, outputs, groups)
+    job = forward_job(g, outputs, groups)
     _tile(&job, itemsize, which == BACKWARD_WEIGHT)
     if which == BACKWARD_WEIGHT:
         s = _weight_layout(&job, threads, itemsize)
