@@ -23,6 +23,7 @@ EXTENSIONS = {
     "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
+    "winograd": [],
     "conv": [],
     "linear": [],
     "augment": [],
