@@ -29,7 +29,7 @@ EXTENSIONS = {
     "optim": [],
     "loss": [],
     "activation": [],
-    "norm": [],
+    "norm": ["micro/norm.c"],
     "table": [],
 }
 
