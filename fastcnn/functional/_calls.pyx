@@ -23,6 +23,7 @@ from cpython.ref cimport Py_INCREF, PyObject
 from cpython.exc cimport PyErr_Clear
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
@@ -35,7 +36,11 @@ from fastcnn.kernels.geometry cimport Window
 from fastcnn.kernels.linear cimport (
     linear_backward_data_ptr, linear_backward_weight_ptr, linear_forward_ptr, linear_scratch,
 )
+from fastcnn.kernels.loss cimport (
+    cross_entropy_ptr, mse_blocks, mse_loss_ptr, softmax_backward_ptr, softmax_ptr,
+)
 from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
+from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
 from fastcnn.kernels.threads cimport max_threads
 
 import functools
@@ -235,12 +240,109 @@ cdef Py_ssize_t _linear_scratch(const Facts* f, int threads) noexcept nogil:
     return linear_scratch(f.integer[0], f.integer[1], f.integer[2], threads, f.itemsize)
 
 
+cdef double _sum(const double* values, Py_ssize_t size) noexcept nogil:
+    """Pairwise, so that the error grows with the logarithm of the size."""
+    cdef Py_ssize_t i, half = size // 2
+    cdef double total = 0
+    if size > 16:
+        return _sum(values, half) + _sum(values + half, size - half)
+    for i in range(size):
+        total += values[i]
+    return total
+
+
+cdef bint _softmax(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    softmax_ptr(a[0], a[1], f.integer[0], f.integer[1], f.integer[2])
+    return False
+
+
+cdef bint _softmax_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    softmax_backward_ptr(a[0], a[1], a[2], f.integer[0], f.integer[1], f.integer[2])
+    return False
+
+
+cdef bint _cross_entropy(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef Py_ssize_t i, rows = f.integer[0], columns = f.integer[1]
+    cdef int64_t ignored = f.integer[2]
+    cdef bint mean = f.integer[3] == 0, each = f.integer[3] == 2
+    cdef const int64_t* target = <const int64_t*>a[1]
+    cdef double* losses = <double*>scratch
+    cdef double smoothing = number[0], divisor = 1
+    for i in range(rows):
+        if not 0 <= target[i] < columns and target[i] != ignored:
+            return True
+    if mean:
+        for i in range(rows):
+            losses[i] = 0 if target[i] == ignored else 1 if a[2] == NULL else a[2][target[i]]
+        divisor = _sum(losses, rows)
+    cross_entropy_ptr(a[0], target, a[2], ignored, smoothing, 1 / divisor, losses, a[4] if each else a[3], rows,
+                      columns)
+    number[0] = _sum(losses, rows) / divisor
+    if each:
+        for i in range(rows):
+            a[3][i] = <floating>losses[i]
+    return False
+
+
+cdef Py_ssize_t _cross_entropy_scratch(const Facts* f, int threads) noexcept nogil:
+    return f.integer[0] * <Py_ssize_t>sizeof(double)
+
+
+cdef bint _mse(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef Py_ssize_t size = f.integer[0]
+    cdef bint mean = f.integer[1] == 0, each = f.integer[1] == 2
+    cdef double* partials = <double*>scratch
+    mse_loss_ptr(a[0], a[1], 2.0 / size if mean else 2.0, partials, a[2] if each else <floating*>NULL,
+                 a[3] if each else a[2], size)
+    number[0] = _sum(partials, mse_blocks(size)) / (size if mean else 1)
+    return False
+
+
+cdef Py_ssize_t _mse_scratch(const Facts* f, int threads) noexcept nogil:
+    return mse_blocks(f.integer[0]) * <Py_ssize_t>sizeof(double)
+
+
+cdef bint _sgd(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    sgd_update_ptr(a[0], a[1], a[2], f.integer[0], number[0], number[1], number[2], number[3], f.integer[1],
+                   f.integer[2])
+    return False
+
+
+cdef bint _adam(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adam_update_ptr(a[0], a[1], a[2], a[3], f.integer[0], number[0], number[1], number[2], number[3], number[4],
+                    number[5], number[6])
+    return False
+
+
+cdef bint _clip(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef double* partials = <double*>scratch
+    cdef double norm, coefficient
+    sums_of_squares_ptr(a[0], partials, f.integer[0])
+    norm = sqrt(_sum(partials, norm_blocks(f.integer[0])))
+    coefficient = number[0] / (norm + 1e-6)
+    if not coefficient >= 1:
+        scale_ptr(a[0], coefficient, f.integer[0])
+    number[0] = norm
+    return False
+
+
+cdef Py_ssize_t _clip_scratch(const Facts* f, int threads) noexcept nogil:
+    return norm_blocks(f.integer[0]) * <Py_ssize_t>sizeof(double)
+
+
 _register("activation", <Run>_activation[float], <Run>_activation[double], NULL)
 _register("activation_backward", <Run>_activation_backward[float], <Run>_activation_backward[double], NULL)
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
 _register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)
 _register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_scratch)
+_register("softmax", <Run>_softmax[float], <Run>_softmax[double], NULL)
+_register("softmax_backward", <Run>_softmax_backward[float], <Run>_softmax_backward[double], NULL)
+_register("cross_entropy", <Run>_cross_entropy[float], <Run>_cross_entropy[double], _cross_entropy_scratch)
+_register("mse", <Run>_mse[float], <Run>_mse[double], _mse_scratch)
+_register("sgd", <Run>_sgd[float], <Run>_sgd[double], NULL)
+_register("adam", <Run>_adam[float], <Run>_adam[double], NULL)
+_register("clip", <Run>_clip[float], <Run>_clip[double], _clip_scratch)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
