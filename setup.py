@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,7 +31,7 @@ EXTENSIONS = {
     "optim": [],
     "loss": [],
     "activation": [],
-    "norm": [],
+    "norm": ["micro/norm.c"],
     "table": [],
 }
 
@@ -120,14 +121,18 @@ class BuildKernels(build_ext):
 
 def extensions():
     headers = [str(path) for path in Path("fastcnn").rglob("*.h")]
+    modules = {f"fastcnn.kernels.{name}": [f"fastcnn/kernels/{source}" for source in sources]
+               for name, sources in EXTENSIONS.items()}  # fmt: skip
+    modules["fastcnn.functional._calls"] = []  # takes arrays apart: the one that needs NumPy's headers
     return [
         Extension(
-            f"fastcnn.kernels.{name}",
-            [f"fastcnn/kernels/{name}.pyx", *(f"fastcnn/kernels/{source}" for source in sources)],
-            include_dirs=["fastcnn/include", "fastcnn/kernels"],
+            name,
+            [f"{name.replace('.', '/')}.pyx", *sources],
+            include_dirs=["fastcnn/include", "fastcnn/kernels", numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             depends=headers,
         )
-        for name, sources in EXTENSIONS.items()
+        for name, sources in modules.items()
     ]
 
 

@@ -1,7 +1,8 @@
-"""Arrays that must be there, and flat views of memory for the functions to which the order of axes does not matter."""
+"""Arrays that must be there, the results of a call, and flat views of memory for functions that ignore the axes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -47,3 +48,45 @@ def empty(shape: tuple[int, ...], axes: tuple[int, ...], dtype: np.dtype) -> tup
     """Allocate an array whose memory runs through `axes` from slow to fast; return it and the flat view of it."""
     buffer = allocate(tuple(shape[axis] for axis in axes), dtype)
     return buffer.transpose(sorted(axes, key=axes.__getitem__)), buffer.reshape(-1)
+
+
+# --- results as `_calls.Call` takes them ------------------------------------------------------------------------------
+
+New = tuple[tuple[int, ...], tuple[int, ...], np.dtype]
+
+
+def new(shape: tuple[int, ...], dtype: np.dtype, axes: tuple[int, ...] | None = None) -> New:
+    """A result to be allocated; its memory runs through `axes` from slow to fast, or is C-contiguous."""
+    return shape, tuple(range(len(shape))) if axes is None else axes, dtype
+
+
+def gradients(
+    needs: tuple[bool, ...], out: object, made: Sequence[New], **inputs: np.ndarray
+) -> tuple[np.ndarray | New | None, ...]:
+    """Check the arrays that gradients of input, weight and bias are to be written to; the others are to be `made`."""
+    if not isinstance(out, (tuple, list)) or len(out) != 3:
+        check.fail("out", "three arrays or None, for the gradients of input, weight and bias", repr(out))
+    results: list[np.ndarray | New | None] = []
+    for needed, given, (shape, axes, dtype) in zip(needs, out, made, strict=True):
+        if given is None:
+            results.append((shape, axes, dtype) if needed else None)
+            continue
+        if not needed:
+            check.fail("out", "None for a gradient that is not needed", f"an array of shape {np.shape(given)}")
+        others = {f"out[{i}]": other for i, other in enumerate(out) if other is not given}
+        check.destination(given, shape, dtype, **inputs, **others)
+        contiguous(given, axes)
+        results.append(given)
+    return tuple(results)
+
+
+def zeros(results: tuple[np.ndarray | New | None, ...]) -> tuple[np.ndarray | None, ...]:
+    """What a sum over nothing leaves in results."""
+    arrays = []
+    for result in results:
+        if isinstance(result, tuple):
+            result, _ = empty(*result)
+        if result is not None:
+            result.fill(0)
+        arrays.append(result)
+    return tuple(arrays)
