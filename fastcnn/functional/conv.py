@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import empty, gradients, new, required, zeros
+from fastcnn.functional._arrays import gradients, new, new_images, required, seen, zeros
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._memory import allocate
 from fastcnn.functional._types import Array, Gradients, Size
@@ -279,21 +279,6 @@ def _as_2d(array, dims, batched):
     return array[:, :, None, :] if dims == 1 else array
 
 
-def _seen(size, dims, batched):
-    """The shape that a caller sees of an (N, C, H, W) array."""
-    size = size if dims == 2 else size[:2] + size[3:]
-    return size if batched else size[1:]
-
-
-def _result(size, dims, batched, channels_last, dtype):
-    """A new (N, C, H, W) array as a caller sees it."""
-    shape = _seen(size, dims, batched)
-    axes = tuple(range(len(shape)))
-    if channels_last:
-        axes = (*axes[: -dims - 1], *axes[-dims:], axes[-dims - 1])
-    return new(shape, dtype, axes)
-
-
 @remembered
 def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     input, weight = required(input=input, weight=weight)
@@ -306,13 +291,13 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    result = _result(size, dims, batched, window["channels_last"], input.dtype)
+    result = new_images(size, dims, batched, window["channels_last"], input.dtype)
     if out is not None:
         check.destination(out, result[0], input.dtype, input=input, weight=weight, bias=bias)
         check.in_order(_as_2d(out, dims, batched), window["channels_last"])
         result = out
     if not x.size:
-        return empty(*result)[0] if out is None else out
+        return zeros((result,))
     return Call("conv", (x, w, bias), (result,), window=window, integers=(size[1], int(groups)))
 
 
@@ -326,10 +311,10 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    check.shape("grad_output", grad_output, _seen(size, dims, batched))
+    check.shape("grad_output", grad_output, seen(size, dims, batched))
     dy, channels_last = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
     made = [
-        _result(x.shape, dims, batched, channels_last, x.dtype),
+        new_images(x.shape, dims, batched, channels_last, x.dtype),
         new(weight.shape, x.dtype),
         new(weight.shape[:1], x.dtype),
     ]

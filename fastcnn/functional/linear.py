@@ -22,7 +22,7 @@ def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 @remembered
-def _linear(input: Array, weight: Array, bias: Array | None, out: np.ndarray | None) -> Call | np.ndarray:
+def _linear(input, weight, bias, out):
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
     rows, matrix = _rows(input, weight)
@@ -34,9 +34,9 @@ def _linear(input: Array, weight: Array, bias: Array | None, out: np.ndarray | N
         check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
         if not out.flags.c_contiguous:
             check.fail("out", "C-contiguous memory", f"strides {out.strides}")
-    if not rows.size:
-        return np.empty(size, rows.dtype) if out is None else out
     result = new(size, rows.dtype) if out is None else out
+    if not rows.size:
+        return zeros((result,))
     return Call("linear", (rows, matrix, bias), (result,), integers=(len(rows), *matrix.shape[::-1]))
 
 
