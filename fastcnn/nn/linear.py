@@ -75,11 +75,12 @@ class Linear(Module):
         """Add to the gradients of weight and bias and return the input's; see `Module.backward`."""
         (input,) = self.saved()
         needs = (self.needs_input_grad, True, self.bias is not None)
-        grad_input, grad_weight, grad_bias = F.linear_backward(grad_output, input, self.weight.data, needs=needs)
-        self.weight.accumulate(grad_weight)
+        out = (None, self.weight.grad_memory(), None if self.bias is None else self.bias.grad_memory())
+        grads = F.linear_backward(grad_output, input, self.weight.data, needs=needs, out=out)
+        self.weight.accumulate(grads[1])
         if self.bias is not None:
-            self.bias.accumulate(grad_bias)
-        return grad_input
+            self.bias.accumulate(grads[2])
+        return grads[0]
 
 
 class Flatten(Module):
