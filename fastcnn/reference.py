@@ -1142,6 +1142,30 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True), out
     )
 
 
+def flatten(input, start_dim=0, end_dim=-1):
+    """Join the axes from `start_dim` to `end_dim` into one.
+
+    Examples
+    --------
+    >>> flatten(np.zeros((2, 3, 4, 5)), 1).shape
+    (2, 60)
+    """
+    first, last = start_dim % input.ndim, end_dim % input.ndim
+    return input.reshape(*input.shape[:first], math.prod(input.shape[first : last + 1]), *input.shape[last + 1 :])
+
+
+def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1, *, channels_last=False):
+    """Gradient of `flatten`'s input; `channels_last` is its order in memory.
+
+    Examples
+    --------
+    >>> flatten_backward(np.zeros((2, 60)), (2, 3, 4, 5), 1).shape
+    (2, 3, 4, 5)
+    """
+    grad = grad_output.reshape(input_shape)
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), -1, 1) if channels_last else grad
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Softmax and losses
 # --------------------------------------------------------------------------------------------------------------------
