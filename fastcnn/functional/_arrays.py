@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._memory import allocate
@@ -60,6 +61,22 @@ def new(shape: tuple[int, ...], dtype: np.dtype, axes: tuple[int, ...] | None = 
     return shape, tuple(range(len(shape))) if axes is None else axes, dtype
 
 
+def new_images(size: tuple[int, ...], dims: int, batched: bool, channels_last: bool, dtype: DTypeLike) -> New:
+    """An (N, C, H, W) result as a caller sees it: without the height where `dims` is 1, without N unless `batched`."""
+    shape = seen(size, dims, batched)
+    axes = tuple(range(len(shape)))
+    channel = 1 if batched else 0
+    if channels_last:
+        axes = (*axes[:channel], *axes[channel + 1 :], channel)
+    return new(shape, np.dtype(dtype), axes)
+
+
+def seen(size: tuple[int, ...], dims: int, batched: bool) -> tuple[int, ...]:
+    """The shape that a caller sees of an (N, C, H, W) array."""
+    size = size if dims == 2 else size[:2] + size[3:]
+    return size if batched else size[1:]
+
+
 def gradients(
     needs: tuple[bool, ...], out: object, made: Sequence[New], **inputs: np.ndarray
 ) -> tuple[np.ndarray | New | None, ...]:
@@ -80,13 +97,12 @@ def gradients(
     return tuple(results)
 
 
-def zeros(results: tuple[np.ndarray | New | None, ...]) -> tuple[np.ndarray | None, ...]:
-    """What a sum over nothing leaves in results."""
+def zeros(results: tuple[np.ndarray | New | None, ...]) -> np.ndarray | tuple[np.ndarray | None, ...]:
+    """What calls on nothing return: sums over nothing, and arrays without elements."""
     arrays = []
     for result in results:
-        if isinstance(result, tuple):
-            result, _ = empty(*result)
-        if result is not None:
-            result.fill(0)
-        arrays.append(result)
-    return tuple(arrays)
+        array = empty(*result)[0] if isinstance(result, tuple) else result
+        if array is not None:
+            array.fill(0)
+        arrays.append(array)
+    return arrays[0] if len(arrays) == 1 and arrays[0] is not None else tuple(arrays)

@@ -15,6 +15,7 @@ class Call:
         integers: tuple[int, ...] = (),
         window: dict[str, int] | None = None,
         number: bool = False,
+        refused: Callable[[], object] | None = None,
     ) -> None: ...
 
 class remembered(Generic[Result]):

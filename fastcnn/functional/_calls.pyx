@@ -24,7 +24,7 @@ from cpython.exc cimport PyErr_Clear
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
 from libc.math cimport sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
 from fastcnn.kernels.activation cimport Activation, activation_backward_ptr, activation_ptr
@@ -33,6 +33,7 @@ from fastcnn.kernels.conv cimport (
     conv_scratch,
 )
 from fastcnn.kernels.geometry cimport Window
+from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.linear cimport (
     linear_backward_data_ptr, linear_backward_weight_ptr, linear_forward_ptr, linear_scratch,
 )
@@ -41,6 +42,10 @@ from fastcnn.kernels.loss cimport (
 )
 from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
 from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
+from fastcnn.kernels.pooling cimport (
+    adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
+    max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr,
+)
 from fastcnn.kernels.threads cimport max_threads
 
 import functools
@@ -223,6 +228,16 @@ cdef Py_ssize_t _conv_backward_scratch(const Facts* f, int threads) noexcept nog
     return _conv_passes_scratch(f, threads) + weight
 
 
+cdef bint _im2col(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    im2col_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
+cdef bint _col2im(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    col2im_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     linear_forward_ptr(a[0], a[1], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
     return False
@@ -238,6 +253,61 @@ cdef bint _linear_backward(const Facts* f, floating** a, double* number, void* s
 
 cdef Py_ssize_t _linear_scratch(const Facts* f, int threads) noexcept nogil:
     return linear_scratch(f.integer[0], f.integer[1], f.integer[2], threads, f.itemsize)
+
+
+cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if f.integer[0] == 8:
+        max_pool_ptr(a[0], a[1], <int64_t*>a[2], &f.window, threads)
+    elif f.integer[0] == 4:
+        max_pool_ptr(a[0], a[1], <int32_t*>a[2], &f.window, threads)
+    else:
+        max_pool_ptr(a[0], a[1], <uint8_t*>(a[2] if f.integer[0] else NULL), &f.window, threads)
+    return False
+
+
+cdef bint _max_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if f.integer[0] == 4:
+        if wrong_taps_ptr(<const int32_t*>a[1], &f.window, threads):
+            return True
+        max_pool_taps_backward_ptr(a[0], <const int32_t*>a[1], a[2], &f.window, threads)
+    else:
+        if wrong_taps_ptr(<const uint8_t*>a[1], &f.window, threads):
+            return True
+        max_pool_taps_backward_ptr(a[0], <const uint8_t*>a[1], a[2], &f.window, threads)
+    return False
+
+
+cdef bint _scatter(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    return scatter_ptr(a[0], <const int64_t*>a[1], a[2], &f.window, f.integer[0], threads) != 0
+
+
+cdef bint _take(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    memcpy(scratch, a[0], _take_scratch(f, threads))  # what is taken is gone
+    return take_ptr(<floating*>scratch, <const int64_t*>a[1], a[2], &f.window, threads) != 0
+
+
+cdef Py_ssize_t _take_scratch(const Facts* f, int threads) noexcept nogil:
+    return f.window.n * f.window.c * f.window.h * f.window.w * f.itemsize
+
+
+cdef bint _avg_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    avg_pool_ptr(a[0], a[1], &f.window, f.integer[0], f.integer[1], threads)
+    return False
+
+
+cdef bint _avg_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    avg_pool_backward_ptr(a[0], a[1], &f.window, f.integer[0], f.integer[1], threads)
+    return False
+
+
+cdef bint _adaptive(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adaptive_avg_pool_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
+cdef bint _adaptive_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adaptive_avg_pool_backward_ptr(a[0], a[1], &f.window, threads)
+    return False
 
 
 cdef double _sum(const double* values, Py_ssize_t size) noexcept nogil:
@@ -334,8 +404,18 @@ _register("activation", <Run>_activation[float], <Run>_activation[double], NULL)
 _register("activation_backward", <Run>_activation_backward[float], <Run>_activation_backward[double], NULL)
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
+_register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)
+_register("col2im", <Run>_col2im[float], <Run>_col2im[double], NULL)
 _register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)
 _register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_scratch)
+_register("max_pool", <Run>_max_pool[float], <Run>_max_pool[double], NULL)
+_register("max_pool_backward", <Run>_max_pool_backward[float], <Run>_max_pool_backward[double], NULL)
+_register("scatter", <Run>_scatter[float], <Run>_scatter[double], NULL)
+_register("take", <Run>_take[float], <Run>_take[double], _take_scratch)
+_register("avg_pool", <Run>_avg_pool[float], <Run>_avg_pool[double], NULL)
+_register("avg_pool_backward", <Run>_avg_pool_backward[float], <Run>_avg_pool_backward[double], NULL)
+_register("adaptive", <Run>_adaptive[float], <Run>_adaptive[double], NULL)
+_register("adaptive_backward", <Run>_adaptive_backward[float], <Run>_adaptive_backward[double], NULL)
 _register("softmax", <Run>_softmax[float], <Run>_softmax[double], NULL)
 _register("softmax_backward", <Run>_softmax_backward[float], <Run>_softmax_backward[double], NULL)
 _register("cross_entropy", <Run>_cross_entropy[float], <Run>_cross_entropy[double], _cross_entropy_scratch)
@@ -388,6 +468,8 @@ cdef class Call:
         The geometry of a sliding window.
     number : bool
         Whether the kernel returns a number, which comes before the results.
+    refused : callable, optional
+        Raises the error for elements that the kernel refuses.
     """
     cdef Kernel* kernel
     cdef Facts facts
@@ -397,9 +479,10 @@ cdef class Call:
     cdef Result result[MOST_ARRAYS]
     cdef int place[MOST_ARRAYS]     # which of the arguments' arrays the kernel's array or given result is; -1: none
     cdef tuple held                 # the arrays, until the first time is over
+    cdef object refused
 
     def __init__(self, str kernel, tuple arrays, tuple results, *, tuple integers=(), dict window=None,
-                 bint number=False):
+                 bint number=False, object refused=None):
         cdef int k
         if len(arrays) + len(results) > MOST_ARRAYS or len(integers) > MOST_INTEGERS:
             raise ValueError(f"{kernel}: too many arrays or integers")
@@ -413,6 +496,7 @@ cdef class Call:
             self.facts.integer[k] = integers[k]
         for k in range(len(results)):
             self._describe(&self.result[k], results[k])
+        self.refused = refused
         self.held = arrays + tuple([value if isinstance(value, np.ndarray) else None for value in results])
 
     cdef int _describe(self, Result* r, object value) except -1:
@@ -451,7 +535,7 @@ cdef class Call:
             for k in range(i):
                 if np.PyArray_DATA(<np.ndarray>a.array[i]) == np.PyArray_DATA(<np.ndarray>a.array[k]):
                     return False
-        self.held = None
+        self.held = self.refused = None
         return True
 
     cdef object again(self, Arguments* a):
@@ -548,7 +632,7 @@ cdef class remembered:
         call = value
         value = call.first(&a)
         if value is None:
-            raise RuntimeError(f"{self.__name__}: expected the kernel to take what was checked")
+            call.refused()
         if a.usual and call.lets_go(&a):
             if len(self.calls) >= MOST_CALLS:
                 self.calls.clear()

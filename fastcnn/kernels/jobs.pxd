@@ -134,7 +134,7 @@ cdef inline Job data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
     job.dest = swap
     job.inputs, job.outputs = job.outputs, job.inputs
     job.w_input, job.w_output = job.w_output, job.w_input
-    if job.n != g.n:  # one long row of pixels
+    if job.dest.w != g.w:  # one long row of pixels
         return job
     job.taps_y = phase(ry, g.ph, g.kh, g.sh, g.dh, &last_y, &step_y)
     job.taps_x = phase(rx, g.pw, g.kw, g.sw, g.dw, &last_x, &step_x)
