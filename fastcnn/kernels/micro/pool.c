@@ -170,6 +170,8 @@ static const fastcnn_pool pool_avx2 = {
 #define EVENS 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31
 #define WIDEN(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)(p)))
 #define NARROW(p, value) _mm_storeu_si128((__m128i_u *)(p), _mm512_cvtepi32_epi8((__m512i)(value)))
+#define NARROW_PART(p, value, count) \
+    _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)MASK(count), (__m512i)(value))
 #include "pool_lanes.h"
 
 #define T double
@@ -182,6 +184,7 @@ static const fastcnn_pool pool_avx2 = {
 #define EVENS 0, 2, 4, 6, 9, 11, 13, 15
 #define WIDEN(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i_u *)(p)))
 #define NARROW(p, value) _mm_storel_epi64((__m128i_u *)(p), _mm512_cvtepi64_epi8((__m512i)(value)))
+#define NARROW_PART(p, value, count) _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)MASK(count), (__m512i)(value))
 #include "pool_lanes.h"
 
 static const fastcnn_pool pool_avx512 = {

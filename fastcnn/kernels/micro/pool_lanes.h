@@ -6,11 +6,13 @@
      PICK                   (pointer, step) -> LANES elements as an initialiser
      EVENS                  LANES indices: those of 0, 2, .. in two vectors whose last and first element are the same
      NARROW                 (bytes, vector of I): stores LANES unsigned bytes
+     NARROW_PART            (bytes, vector of I, count): the first of them, if the instruction set has such a store
      WIDEN                  (bytes) -> vector of I, their inverse, if the instruction set has one: else there is no route
      LOADED                 (vector) to say that it is loaded by now
 
    REGISTERS registers of lanes go through a window together, their results in locals of a function that is inlined with
-   a constant number of registers; then one at a time (as all that are loaded lane by lane), and a rest of fewer than LANES with partial loads. */
+   a constant number of registers; then one at a time (as all that are loaded lane by lane), and a rest of fewer than
+   LANES with partial loads. */
 
 typedef T VEC __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
 typedef I INTS __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
@@ -38,16 +40,21 @@ INLINE void NAME(store_tags)(void *tags, const int tag_bytes, const INTS offset,
         NARROW((uint8_t *)tags, offset + (I)tag);
         return;
     }
+#ifdef NARROW_PART
+    if (tag_bytes == 1) NARROW_PART((uint8_t *)tags, offset + (I)tag, n);
+#else
     if (tag_bytes == 1) for (ptrdiff_t k = 0; k < n; k++) ((uint8_t *)tags)[k] = (uint8_t)(tag + offset[k]);
+#endif
     else if (tag_bytes == 4) for (ptrdiff_t k = 0; k < n; k++) ((int32_t *)tags)[k] = (int32_t)(tag + offset[k]);
     else for (ptrdiff_t k = 0; k < n; k++) ((int64_t *)tags)[k] = tag + k * lane_tag + offset[k];
 }
 
 /* --- max ---------------------------------------------------------------------------------------------------------- */
 
-INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int along, const fastcnn_run *r,
-                            const T *source, const ptrdiff_t step, T *output, char *tags, const int tag_bytes,
-                            ptrdiff_t tag, const int relu) {
+/* `reads` is n, or LANES where so much may be read: a partial load takes many times as long as a whole one (Zen 5). */
+INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const ptrdiff_t reads, const int along,
+                            const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
+                            const int tag_bytes, ptrdiff_t tag, const int relu) {
     const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES * step;
     const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES;
     const ptrdiff_t next_tag = along == ALONG_PLACES ? r->place_tag : LANES * r->lane_tag;
@@ -55,7 +62,7 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int al
     INTS winner[REGISTERS]; /* numbers are counted from the first element's here */
     INTS row_number = {0};
     for (int k = 0; k < registers; k++) {
-        best[k] = NAME(load)(source + k * in, step, n);
+        best[k] = NAME(load)(source + k * in, step, reads);
         winner[k] = (INTS){0};
     }
     ptrdiff_t first = 1; /* the first element is in already */
@@ -64,7 +71,7 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int al
         const T *p = source + first * r->column_step;
         for (ptrdiff_t j = r->columns - first; j > 0; j--) {
             for (int k = 0; k < registers; k++) {
-                VEC value = NAME(load)(p + k * in, step, n);
+                VEC value = NAME(load)(p + k * in, step, reads);
                 LOADED(value);
                 const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
                 best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
@@ -92,11 +99,14 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int al
 INLINE void NAME(max_run)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
                           const int tag_bytes, const int relu) {
     source += r->first;
+    /* The places after this one are there to be read. */
+#define READS(n, x) ((n) < LANES && step == 1 && (places - 1 - (x)) * r->place_in >= LANES ? LANES : (n))
 #define BLOCK(registers, n, x, at, along)                                                                             \
-    NAME(max_block)(registers, n, along, r, source + (x) * r->place_in + (at) * step, step,                           \
+    NAME(max_block)(registers, n, READS(n, x), along, r, source + (x) * r->place_in + (at) * step, step,                           \
                     output + (x) * r->place_out + (at), tags + ((x) * r->place_out + (at)) * tag_bytes, tag_bytes,    \
                     r->tag + (x) * r->place_tag + (at) * r->lane_tag, relu)
     EVERY_BLOCK(r, step, 0)
+#undef READS
 #undef BLOCK
 }
 
@@ -226,3 +236,4 @@ static void NAME(mean)(const fastcnn_run *r, const T *source, T *output, ptrdiff
 #undef EVENS
 #undef WIDEN
 #undef NARROW
+#undef NARROW_PART
