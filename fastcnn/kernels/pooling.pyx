@@ -17,7 +17,7 @@ block of an image's channels, and goes through its taps or indices in row-major 
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .geometry cimport Window, end_inside, first_inside
 from .isa cimport micro
@@ -561,11 +561,51 @@ cdef inline void _share_row(const floating* grad_output, floating* grad_input, P
             column += count * step
 
 
+cdef inline bint _apart(const Window* g, Rule rule) noexcept nogil:
+    """Whether no pixel lies in two windows."""
+    if rule.adaptive:
+        return g.h % g.oh == 0 and g.w % g.ow == 0
+    return (g.sh >= g.kh or g.oh == 1) and (g.sw >= g.kw or g.ow == 1)
+
+
+cdef inline void _fill_plane(const floating* grad_output, floating* grad_input, const Window* g,
+                             Rule rule) noexcept nogil:
+    """The gradient of a plane whose windows are apart: a line for each row of windows, copied to the others."""
+    cdef Py_ssize_t y, x, j, row = 0, column
+    cdef Span rows, columns
+    cdef floating share
+    cdef floating* line
+    for y in range(g.oh):
+        rows = _row_span(y, g, rule)
+        memset(grad_input + row * g.w, 0, (rows.start - row) * g.w * sizeof(floating))
+        line = grad_input + rows.start * g.w
+        column = 0
+        for x in range(g.ow):
+            columns = _column_span(x, g, rule)
+            share = (0 + grad_output[y * g.ow + x]) / <floating>_divisor(rows, columns, rule)  # a sum begins with 0
+            for j in range(column, columns.start):
+                line[j] = 0
+            for j in range(columns.start, columns.end):
+                line[j] = share
+            column = columns.end
+        for j in range(column, g.w):
+            line[j] = 0
+        row = rows.end
+        for j in range(rows.start + 1, row):
+            memcpy(grad_input + j * g.w, line, g.w * sizeof(floating))
+    memset(grad_input + row * g.w, 0, (g.h - row) * g.w * sizeof(floating))
+
+
 cdef void _mean_backward(const floating* grad_output, floating* grad_input, const Window* g, Rule rule,
                          int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g) * g.h, line = g.w * _pixel(g), plane = g.oh * g.ow * _pixel(g)
+    cdef Py_ssize_t planes = _planes(g), area = g.h * g.w
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    if _pixel(g) == 1 and _apart(g, rule):
+        for task in prange(planes, schedule="static", num_threads=min(threads, threads_for(planes, planes * area))):
+            _fill_plane(grad_output + task * plane, grad_input + task * area, g, rule)
+        return
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, tasks * line + _planes(g) * plane))):
         _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner, g, rule, lanes)

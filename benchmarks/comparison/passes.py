@@ -1,0 +1,160 @@
+"""Where the time of a ResNet-20 step goes: each kind of call with the bytes it moves, and the least that would do."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from comparison.report import NAME, Column, Report, factor, percent
+from fastcnn import functional, models, optim
+from fastcnn.benchmark import channels_last, duration
+from fastcnn.training import Trainer
+
+BATCH, STEPS = 128, 20
+COLUMNS = (
+    NAME,
+    Column("calls", "calls", 5),
+    Column("seconds", "time", 9, duration),
+    Column("share", "share", 5, percent),
+    Column("moved", "MB", 8, lambda value: f"{value / 1e6:.1f}"),
+    Column("least", "least", 8, lambda value: f"{value / 1e6:.1f}"),
+    Column("rate", "GB/s", 6, factor),
+    Column("flops", "GFLOP", 7, lambda value: f"{value / 1e9:.2f}"),
+    Column("speed", "GFLOP/s", 8, lambda value: f"{value / 1e9:.0f}"),
+)
+
+
+def _products(output: tuple[int, ...], weight: np.ndarray) -> float:
+    return 2.0 * np.prod(output) * np.prod(weight.shape[1:])
+
+
+# What a call moves and the least that would do, in bytes, and its floating-point operations: of a call's result and
+# arguments. Weights and vectors of one number a channel are left out; an array counts each time it is read or written.
+
+
+def _conv(out: Any, x: np.ndarray, weight: np.ndarray, *_: Any) -> tuple[float, float, float]:
+    return x.nbytes + out.nbytes, x.nbytes + out.nbytes, _products(out.shape, weight)
+
+
+def _conv_backward(grads: Any, dy: np.ndarray, x: np.ndarray, weight: np.ndarray, *_: Any) -> tuple:
+    dx = 0 if grads[0] is None else grads[0].nbytes  # grad_output is read for it, and once more for the weight
+    passes = 1 + bool(dx)
+    return passes * dy.nbytes + x.nbytes + dx, dy.nbytes + x.nbytes + dx, passes * _products(dy.shape, weight)
+
+
+def _norm_conv(out: Any, x: np.ndarray, mean: Any, scale: Any, shift: Any, weight: np.ndarray, *_: Any) -> tuple:
+    return _conv(out, x, weight)
+
+
+def _norm_conv_backward(grads: Any, dy: Any, x: Any, mean: Any, scale: Any, shift: Any, weight: Any, *_: Any) -> tuple:
+    return _conv_backward(grads, dy, x, weight)
+
+
+def _factors(_: Any, x: np.ndarray, *__: Any) -> tuple:
+    return x.nbytes, 0, 0  # none, were the sums taken where the convolution writes x
+
+
+def _apply(y: Any, x: Any, *_: Any, residual: Any = None) -> tuple:
+    moved = x.nbytes + y.nbytes + (0 if residual is None else residual.nbytes)
+    return moved, moved, 0
+
+
+def _norm_backward(grads: Any, dy: Any, x: Any, *_: Any, relu: Any = None) -> tuple:
+    mask = relu.nbytes if isinstance(relu, np.ndarray) else 0
+    masked = grads[3].nbytes if len(grads) > 3 else 0
+    # The sums read gradient and input once before the pass that uses them: less only where what gives the gradient
+    # takes them as it writes.
+    first, second = dy.nbytes + x.nbytes + mask + masked, dy.nbytes + x.nbytes + x.nbytes
+    return first + second, second + mask + masked, 0
+
+
+def _add(out: Any, *_: Any) -> tuple:
+    return 3 * out.nbytes, out.nbytes, 0  # were it done where the convolution writes its gradient: the other summand
+
+
+def _mean(out: Any, x: np.ndarray, *_: Any) -> tuple:
+    return x.nbytes + out.nbytes, x.nbytes + out.nbytes, 0
+
+
+KINDS: dict[str, tuple[str, Callable[..., tuple]]] = {
+    "conv2d": ("convolution, forward", _conv),
+    "norm_conv2d": ("norm, ReLU and convolution, forward", _norm_conv),
+    "batch_norm_factors": ("batch norm's statistics", _factors),
+    "batch_norm_apply": ("batch norm, residual and ReLU, forward", _apply),
+    "adaptive_avg_pool2d": ("global mean, forward", _mean),
+    "conv2d_backward": ("convolution, backward", _conv_backward),
+    "norm_conv2d_backward": ("norm, ReLU and convolution, backward", _norm_conv_backward),
+    "batch_norm_backward": ("batch norm, residual and ReLU, backward", _norm_backward),
+    "add": ("gradients of two branches", _add),
+    "adaptive_avg_pool2d_backward": ("global mean, backward", _mean),
+}
+
+
+@contextmanager
+def _recorded(found: dict[str, list]) -> Iterator[None]:
+    """Within this context, calls of the functions are timed: lists of (seconds, moved, least, operations) by name."""
+
+    def timed(name: str, function: Callable) -> Callable:
+        count = KINDS[name][1]
+
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **options)
+            seconds = time.perf_counter() - start
+            known = {key: value for key, value in options.items() if key in ("residual", "relu")}
+            if count not in (_apply, _norm_backward):
+                known = {}
+            elif count is _apply:
+                known.pop("relu", None)
+            found.setdefault(name, []).append((seconds, *count(result, *args, **known)))
+            return result
+
+        return call
+
+    with mock.patch.multiple(functional, **{name: timed(name, getattr(functional, name)) for name in KINDS}):
+        yield
+
+
+def run(options: argparse.Namespace, report: Report) -> None:
+    """Print the table."""
+    model = models.resnet20(rng=np.random.default_rng(0))
+    trainer = Trainer(model, optim.SGD(model.parameters(), 0.01, 0.9))
+    rng = np.random.default_rng(1)
+    inputs, targets = channels_last(rng.standard_normal((BATCH, 3, 32, 32), np.float32)), rng.integers(0, 10, BATCH)
+    for _ in range(3):
+        trainer.step(inputs, targets)
+    steps: list[tuple[float, dict[str, list]]] = []
+    for _ in range(STEPS):
+        found: dict[str, list] = {}
+        with _recorded(found):
+            start = time.perf_counter()
+            trainer.step(inputs, targets)
+            steps.append((time.perf_counter() - start, found))
+    whole, found = sorted(steps, key=lambda step: step[0])[STEPS // 4]
+    title = f"A ResNet-20 step of batch {BATCH}, {duration(whole)}: the lower quartile of {STEPS}"
+    names = [heading for heading, _ in KINDS.values()]
+    table = report.table(title, COLUMNS, [*names, "all else", "sum"])
+    total = np.zeros(4)
+    for name, (heading, _) in KINDS.items():
+        calls = np.array(found[name])
+        seconds, moved, least, flops = calls.sum(axis=0)
+        total += seconds, moved, least, flops
+        table.add(
+            name=heading,
+            calls=len(calls),
+            seconds=seconds,
+            share=seconds / whole,
+            moved=moved,
+            least=least,
+            rate=moved / seconds / 1e9,
+            flops=flops or None,
+            speed=flops / seconds if flops else None,
+        )
+    table.add(name="all else", seconds=whole - total[0], share=1 - total[0] / whole)
+    table.add(name="sum", seconds=whole, share=1.0, moved=total[1], least=total[2], flops=total[3])
