@@ -89,7 +89,7 @@ class Run:
     def __init__(self, layers: Sequence[Module], *others: Module) -> None:
         self.layers = tuple(layers)
         self._all = (*layers, *others)
-        self._saved: tuple[Any, ...] | None = None
+        self._saved: Any = None
 
     def __call__(self, input: np.ndarray) -> np.ndarray:
         """Return what the last layer makes of `input`."""
@@ -115,8 +115,12 @@ class Run:
             for layer in reversed(self.layers):
                 grad = layer.backward(grad)
             return grad
+        return self.gradient(grad_output)
+
+    def saved(self) -> tuple[Any, ...]:
+        """Return what `forward` gave for `gradient`, and let go of it."""
         saved, self._saved = self._saved, None
-        return self.gradient(grad_output, *saved)
+        return saved
 
     def _overridden(self) -> bool:
         for layer in self._all:
@@ -126,10 +130,10 @@ class Run:
         return False
 
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
-        """Return the output, and what `gradient` needs."""
+        """Return the output, and what `gradient` will find in `saved`."""
         raise NotImplementedError
 
-    def gradient(self, grad_output: np.ndarray, *saved: Any) -> np.ndarray | None:
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
         """Add to the gradients of the parameters and return the input's."""
         raise NotImplementedError
 
@@ -150,7 +154,8 @@ class NormReLU(Run):
         output = F.batch_norm_apply(input, mean, scale, shift, relu=True, out=out)
         return output, (input, mean, invstd, from_batch), (scale, shift)
 
-    def gradient(self, grad_output: np.ndarray, saved: tuple, mask: tuple) -> np.ndarray:
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray:
+        saved, mask = self.saved()
         out = saved[0] if self.owned else None
         return self.norm.gradients(grad_output, *saved, relu=mask, out=out)[0]
 
@@ -172,7 +177,8 @@ class NormConv(Run):
         output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self._geometry(), relu=True)
         return output, (input, mean, invstd, from_batch), (scale, shift)
 
-    def gradient(self, grad_output: np.ndarray, saved: tuple, mask: tuple) -> np.ndarray:
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray:
+        saved, mask = self.saved()
         conv, (input, mean, _, _) = self.conv, saved
         grad, grad_weight, grad_bias = F.norm_conv2d_backward(
             grad_output,
@@ -215,10 +221,11 @@ class ResidualReLU(Run):
         output = F.batch_norm_apply(made, mean, scale, shift, residual=other, relu=True, out=out)
         return output, output, (made, mean, invstd, from_batch)
 
-    def gradient(self, grad_output: np.ndarray, output: np.ndarray, saved: tuple) -> np.ndarray | None:
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
+        output, saved = self.saved()
         out = saved[0] if self.owned else None
         grad, other = self.norm.gradients(grad_output, *saved, relu=output, return_masked=True, out=out)
-        del grad_output, output, saved, out
+        del output, saved, out  # what is not needed any more should not wait for the end
         for run in reversed(self.first):
             grad = run.backward(grad)
         if self.residual.shortcut is not None:
@@ -239,5 +246,6 @@ class ReLUPool(Run):
         output, taps = F.max_pool2d_taps(input, *self.pool._geometry(), relu=True)
         return output, input.shape, taps
 
-    def gradient(self, grad_output: np.ndarray, shape: tuple[int, ...], taps: np.ndarray) -> np.ndarray:
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray:
+        shape, taps = self.saved()
         return F.max_pool2d_taps_backward(grad_output, taps, shape, *self.pool._geometry(), relu=True)
