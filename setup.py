@@ -3,6 +3,7 @@
 Environment:
     FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
     FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
+    FASTCNN_AMX_MODEL=1       with the path amx-model, for tests: the matrix unit's code over a model of its instructions
     CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
 """
 
@@ -20,10 +21,11 @@ from setuptools.command.build_ext import build_ext
 EXTENSIONS = {
     "threads": [],
     "memory": [],
-    "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
+    "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c", "micro/amx.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
     "conv": [],
+    "matrix": [],
     "linear": [],
     "augment": [],
     "optim": [],
@@ -34,6 +36,9 @@ EXTENSIONS = {
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
+AMX_MODEL = os.environ.get("FASTCNN_AMX_MODEL", "0") == "1"
+if AMX_MODEL:
+    EXTENSIONS["isa"].append("micro/amx_model.c")
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -124,6 +129,7 @@ def extensions():
             f"fastcnn.kernels.{name}",
             [f"fastcnn/kernels/{name}.pyx", *(f"fastcnn/kernels/{source}" for source in sources)],
             include_dirs=["fastcnn/include", "fastcnn/kernels"],
+            define_macros=[("FASTCNN_AMX_MODEL", "1")] if AMX_MODEL else [],
             depends=headers,
         )
         for name, sources in EXTENSIONS.items()

@@ -31,6 +31,7 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Sum, micro
+from .matrix cimport matrix_backward_data, matrix_backward_weight, matrix_forward, matrix_scratch
 from .jobs cimport (
     ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
     run_tile,
@@ -452,7 +453,11 @@ cdef void conv_forward_ptr(const floating* input, const floating* weight, const 
 
     `scratch` has conv_scratch(FORWARD, ...) bytes for `threads` threads; at most so many are used.
     """
-    cdef Job job = forward_job(g, outputs, groups)
+    cdef Job job
+    if floating is float:
+        if matrix_forward(input, weight, bias, output, g, outputs, groups, scratch, threads):
+            return
+    job = forward_job(g, outputs, groups)
     _tile(&job, sizeof(floating), False)
     _run(&job, input, weight, bias, output, aligned_start(scratch), threads)
 
@@ -463,6 +468,9 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
     """grad_input (n, c, h, w), all of it overwritten, of grad_output (n, outputs, oh, ow)."""
     cdef Job job
     cdef Py_ssize_t ry, rx
+    if floating is float:
+        if matrix_backward_data(grad_output, weight, grad_input, g, outputs, groups, scratch, threads):
+            return
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)
@@ -729,6 +737,9 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     cdef floating* partial
     cdef floating* partial_bias
     cdef floating* bias
+    if floating is float:
+        if matrix_backward_weight(grad_output, input, grad_weight, grad_bias, g, outputs, groups, scratch, threads):
+            return
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
@@ -780,7 +791,7 @@ cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
     """Bytes of scratch that a pass needs for `threads` threads (at least one), from the shape alone."""
     cdef Job job
     cdef Scratch s
-    cdef Py_ssize_t ry, rx, most = 0
+    cdef Py_ssize_t ry, rx, most = matrix_scratch(which, g, outputs, groups, threads) if itemsize == 4 else 0
     if which == BACKWARD_DATA:
         for ry in range(min(g.sh, g.h)):
             for rx in range(min(g.sw, g.w)):
@@ -795,7 +806,7 @@ cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
         s = _weight_layout(&job, threads, itemsize)
     else:
         s = _job_layout(&job, threads, itemsize)
-    return s.bytes
+    return max(most, s.bytes)
 
 
 def scratch_bytes(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, int threads, Py_ssize_t itemsize):
