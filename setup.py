@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -24,6 +25,7 @@ EXTENSIONS = {
     "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c", "micro/amx.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
+    "winograd": [],
     "conv": [],
     "matrix": [],
     "linear": [],
@@ -31,13 +33,13 @@ EXTENSIONS = {
     "optim": [],
     "loss": [],
     "activation": [],
-    "norm": [],
+    "norm": ["micro/norm.c"],
     "table": [],
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
-AMX_MODEL = os.environ.get("FASTCNN_AMX_MODEL", "0") == "1"
-if AMX_MODEL:
+MODEL = [("FASTCNN_AMX_MODEL", "1")] if os.environ.get("FASTCNN_AMX_MODEL", "0") == "1" else []
+if MODEL:
     EXTENSIONS["isa"].append("micro/amx_model.c")
 DIRECTIVES = {
     "language_level": 3,
@@ -124,15 +126,18 @@ class BuildKernels(build_ext):
 
 def extensions():
     headers = [str(path) for path in Path("fastcnn").rglob("*.h")]
+    modules = {f"fastcnn.kernels.{name}": [f"fastcnn/kernels/{source}" for source in sources]
+               for name, sources in EXTENSIONS.items()}  # fmt: skip
+    modules["fastcnn.functional._calls"] = []  # takes arrays apart: the one that needs NumPy's headers
     return [
         Extension(
-            f"fastcnn.kernels.{name}",
-            [f"fastcnn/kernels/{name}.pyx", *(f"fastcnn/kernels/{source}" for source in sources)],
-            include_dirs=["fastcnn/include", "fastcnn/kernels"],
-            define_macros=[("FASTCNN_AMX_MODEL", "1")] if AMX_MODEL else [],
+            name,
+            [f"{name.replace('.', '/')}.pyx", *sources],
+            include_dirs=["fastcnn/include", "fastcnn/kernels", numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *MODEL],
             depends=headers,
         )
-        for name, sources in EXTENSIONS.items()
+        for name, sources in modules.items()
     ]
 
 

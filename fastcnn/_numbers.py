@@ -18,6 +18,8 @@ def number(name: str, value: object, low: float, high: float = math.inf) -> floa
     ValueError
         If it is out of range or not finite.
     """
+    if type(value) is float and low <= value <= high and math.isfinite(value):
+        return value
     if high < math.inf:
         wanted = f"a number from {low:g} to {high:g}"
     else:

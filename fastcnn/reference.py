@@ -770,6 +770,23 @@ def batch_norm(
     array([[-1.],
            [ 1.]])
     """
+    mean, invstd, scale, shift = batch_norm_factors(
+        input, running_mean, running_var, weight, bias, training, momentum, eps
+    )
+    output = batch_norm_apply(input, mean, scale, shift)
+    return (output, mean, invstd) if return_saved else output
+
+
+def batch_norm_factors(
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """Mean, 1 / sqrt(var + eps), and the scale and shift with which `batch_norm_apply` is `batch_norm`.
+
+    Examples
+    --------
+    >>> batch_norm_factors(np.array([[1.0], [3.0]]), None, None, np.array([2.0]), training=True, eps=0.0)
+    (array([2.]), array([1.]), array([2.]), array([0.]))
+    """
     channels = input.shape[1]
     count = input.size // channels
     if training and count == 1:
@@ -777,32 +794,44 @@ def batch_norm(
     if training and count:
         axes = (0, *range(2, input.ndim))
         mean = input.mean(axis=axes)
-        centred = input - _over_channels(mean, input.ndim)
-        var = np.square(centred).mean(axis=axes)
+        var = np.square(input - _over_channels(mean, input.ndim)).mean(axis=axes)
         if running_mean is not None:
             running_mean += momentum * (mean - running_mean)
             running_var += momentum * (var * (count / (count - 1)) - running_var)
     elif training:
         mean, var = np.zeros(channels, input.dtype), np.zeros(channels, input.dtype)
-        centred = input
     else:
         mean, var = running_mean, running_var
-        centred = input - _over_channels(mean, input.ndim)
     invstd = 1 / np.sqrt(var + eps)
     scale = invstd if weight is None else invstd * weight
-    output = centred * _over_channels(scale, input.ndim)
-    if bias is not None:
-        output += _over_channels(bias, input.ndim)
-    return (output, mean, invstd) if return_saved else output
+    return mean, invstd, scale, np.zeros_like(mean) if bias is None else bias
 
 
-def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True):
+def batch_norm_apply(input, mean, scale, shift, *, residual=None, relu=False):
+    """``(input - mean) * scale + shift``, plus the residual, and ReLU of that.
+
+    Examples
+    --------
+    >>> one = np.ones(1)
+    >>> batch_norm_apply(np.array([[1.0], [3.0]]), one, 2 * one, one, residual=np.array([[-9.0], [1.0]]), relu=True)
+    array([[0.],
+           [6.]])
+    """
+    mean, scale, shift = (_over_channels(vector, input.ndim) for vector in (mean, scale, shift))
+    output = (input - mean) * scale + shift
+    if residual is not None:
+        output += residual
+    return np.maximum(output, 0) if relu else output
+
+
+def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True, *, relu=None, return_masked=False):
     """Gradients of `batch_norm` with respect to input, weight and bias.
 
     With ``xhat = (input - mean) * invstd``, sums and means over everything but the channels: the bias's gradient is
     ``sum(grad_output)``, the weight's is ``sum(grad_output * xhat)``, and the input's in training is
     ``weight * invstd * (grad_output - mean(grad_output) - xhat * mean(grad_output * xhat))``; in evaluation, where
-    mean and variance are constants, the two means are left out.
+    mean and variance are constants, the two means are left out. Where `relu`, the output of a ReLU behind batch norm or
+    the (scale, shift) that it is computed by, is 0, so is grad_output; `return_masked` returns it like that, too.
 
     Examples
     --------
@@ -811,6 +840,10 @@ def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True)
     >>> gi.ravel().round(3), gw, gb
     (array([ 0.333, -0.333,  0.   ]), array([-1.]), array([1.]))
     """
+    if isinstance(relu, tuple):
+        relu = batch_norm_apply(input, mean, *relu, relu=True)
+    if relu is not None:
+        grad_output = relu_backward(grad_output, relu)
     axes = (0, *range(2, input.ndim))
     xhat = (input - _over_channels(mean, input.ndim)) * _over_channels(invstd, input.ndim)
     grad_bias = grad_output.sum(axis=axes)
@@ -822,7 +855,8 @@ def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True)
         mean_grad = _over_channels(grad_bias / count, input.ndim)
         mean_product = _over_channels(grad_weight / count, input.ndim)
         grad_input = grad_output - mean_grad - xhat * mean_product
-    return grad_input * _over_channels(scale, input.ndim), grad_weight, grad_bias
+    grads = grad_input * _over_channels(scale, input.ndim), grad_weight, grad_bias
+    return (*grads, grad_output) if return_masked else grads
 
 
 # --------------------------------------------------------------------------------------------------------------------

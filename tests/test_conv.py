@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from windows import channels_last, close, convolutions, in_order
+from windows import channels_last, close, convolutions, in_order, windows_of_three
 
 from fastcnn import functional as F
 from fastcnn import reference
@@ -22,7 +22,7 @@ def normal(*shape, dtype=np.float64, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-@given(convolutions())
+@given(st.one_of(convolutions(), windows_of_three()))
 def test_conv2d_against_reference(case):
     x, weight, bias, arguments, dtype = case
     output = F.conv2d(x, weight, bias, **arguments)
@@ -64,6 +64,13 @@ TILINGS = [
     ((1, 700, 6, 20), (700, 1, 3, 3), {"padding": 1, "groups": 700}),
     ((1, 40, 30, 2000), (40, 1, 3, 5), {"padding": (1, 2), "groups": 40, "stride": (2, 1)}),
     ((1, 6, 9, 10), (12, 1, 3, 3), {"padding": 1, "groups": 6}),
+    # Winograd's: tiles that overhang, images together in a block, columns in blocks, packed weights beyond the cache,
+    # chunks of channels by sets of panels, groups.
+    ((3, 40, 9, 12), (70, 40, 3, 3), {"padding": 1}),
+    ((40, 24, 6, 6), (32, 24, 3, 3), {"padding": 1}),
+    ((1, 48, 4, 900), (16, 48, 3, 3), {"padding": (1, 0)}),
+    ((2, 160, 10, 10), (290, 160, 3, 3), {"padding": 1}),
+    ((3, 64, 8, 8), (96, 32, 3, 3), {"padding": 2, "groups": 2}),
 ]
 
 
@@ -95,7 +102,7 @@ def test_every_instruction_set(path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or special"]
     done = subprocess.run(command, env={**os.environ, "FASTCNN_ISA": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{2 * len(TILINGS) + 1} passed" in done.stdout
+    assert f"{2 * len(TILINGS) + 4} passed" in done.stdout
 
 
 def test_a_path_the_cpu_lacks_is_an_error():
@@ -197,14 +204,32 @@ def test_unbatched_and_empty():
     assert not grad_bias.any()
 
 
-def test_special_values():
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("outputs", [33, 6])
+def test_special_values(outputs, order):
     """What fp32 arithmetic gives: a NaN or an infinity reaches the windows that read it, and no others."""
     for value in (np.nan, np.inf, -np.inf, np.float32(3e38)):
-        x, weight = np.ones((1, 20, 9, 9), np.float32), np.full((33, 20, 3, 3), 2, np.float32)
+        x, weight = np.ones((1, 20, 9, 9), np.float32), np.full((outputs, 20, 3, 3), 2, np.float32)
         x[0, 7, 4, 4] = value
-        with np.errstate(over="ignore"):
-            expected = reference.conv2d(x, weight)
-        assert_array_equal(F.conv2d(channels_last(x), weight), expected)
+        dy = np.ones((1, outputs, 7, 7), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = reference.conv2d(x, weight), *reference.conv2d_backward(dy, x, weight)
+            dy[0, 3, 5, 2] = value
+            expected_of_grad = reference.conv2d_backward(dy, np.ones_like(x), weight)
+        x, dy = in_order(x, order), in_order(dy, order)
+        got_of_grad = F.conv2d_backward(dy, np.ones_like(x), weight)
+        dy = np.ones_like(dy)
+        got = F.conv2d(x, weight), *F.conv2d_backward(dy, x, weight)
+        for one, other in zip((*got, *got_of_grad), (*expected, *expected_of_grad), strict=True):
+            assert_array_equal(one, other)
+
+
+def test_values_that_only_the_transforms_overflow():
+    """Sums of 4 large pixels are infinite, the convolution's own sums are not."""
+    x = channels_last(np.full((1, 32, 8, 8), 2e38, np.float32))
+    weight = np.zeros((32, 32, 3, 3), np.float32)
+    weight[:, 0, 1, 1] = 1
+    assert_array_equal(F.conv2d(x, weight), np.full((1, 32, 6, 6), np.float32(2e38)))
 
 
 def test_concurrent_callers():

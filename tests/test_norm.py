@@ -297,6 +297,142 @@ def test_the_gradient_of_a_constant_is_zero(order, size):
     assert_allclose((dx * x).sum((0, 2, 3)) * invstd, 0, atol=1e-7)
 
 
+# --- batch norm together with ReLU and a residual ---------------------------------------------------------------------
+
+
+def bits(*arrays):
+    return [np.ascontiguousarray(array).tobytes() for array in arrays]
+
+
+def one_by_one(x, dy, running, weight, bias, training, residual, relu):
+    """What the functions return one after another: output and gradients of input, weight, bias and residual."""
+    y, mean, invstd = F.batch_norm(x, *running, weight, bias, training, return_saved=True)
+    if residual is not None:
+        y = y + residual
+    if relu:
+        y = F.relu(y)
+        dy = F.relu_backward(dy, y)
+    return y, *F.batch_norm_backward(dy, x, weight, mean, invstd, training), dy
+
+
+def in_one(x, dy, running, weight, bias, training, residual, relu, again=False):
+    mean, invstd, scale, shift = F.batch_norm_factors(x, *running, weight, bias, training)
+    y = F.batch_norm_apply(x, mean, scale, shift, residual=residual, relu=relu)
+    mask = ((scale, shift) if again else y) if relu else None
+    return y, *F.batch_norm_backward(dy, x, weight, mean, invstd, training, relu=mask, return_masked=True)
+
+
+@given(problem=problems(), training=st.booleans(), relu=st.booleans(), added=st.booleans(), order=layouts)
+def test_in_one_is_one_by_one_to_the_bit(problem, training, relu, added, order):
+    x, running_mean, running_var, weight, bias, dy = problem
+    if training and x.size // x.shape[1] == 1:
+        return
+    residual = laid_out(normal(x.shape, x.dtype), order) if added else None
+    sides = []
+    for function in (one_by_one, in_one):
+        running = running_mean.copy(), running_var.copy()
+        sides.append([*function(x, dy, running, weight, bias, training, residual, relu), *running])
+    assert bits(*sides[0]) == bits(*sides[1])
+    if relu and not added:
+        running = running_mean.copy(), running_var.copy()
+        again = in_one(x, dy, running, weight, bias, training, None, True, again=True)
+        assert bits(*again) == bits(*sides[0][:5])
+
+
+@given(problem=problems(), training=st.booleans(), added=st.booleans(), relu=st.booleans())
+def test_factors_and_apply_against_reference(problem, training, added, relu):
+    x, running_mean, running_var, weight, bias, _ = problem
+    if training and x.size // x.shape[1] == 1:
+        return
+    residual = normal(x.shape, x.dtype) if added else None
+    expected_running = double(running_mean, running_var)
+    factors = F.batch_norm_factors(x, running_mean, running_var, weight, bias, training)
+    expected = reference.batch_norm_factors(x.astype(float), *expected_running, *double(weight, bias), training)
+    condition = max(1.0, float(np.abs(x).max(initial=0) * expected[1].max()))
+    for got, want in zip(factors[:3], expected[:3], strict=True):
+        close(got, want.astype(x.dtype), 30, floor=1)
+    for got, want in zip((running_mean, running_var), expected_running, strict=True):
+        close(got, want.astype(x.dtype), 30, floor=float(np.abs(x).max(initial=0)) ** 2 + 1)
+    got = F.batch_norm_apply(x, factors[0], *factors[2:], residual=residual, relu=relu)
+    wide = None if residual is None else residual.astype(float)
+    want = reference.batch_norm_apply(x.astype(float), *double(factors[0], *factors[2:]), residual=wide, relu=relu)
+    close(got, want.astype(x.dtype), 30, floor=condition * 3)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_masked_gradients_against_reference(training, again):
+    x, dy, weight, bias = normal((5, 7, 4, 3)), normal((5, 7, 4, 3), seed=1), normal(7, seed=2), normal(7, seed=3)
+    mean, invstd, scale, shift = reference.batch_norm_factors(x, np.zeros(7), np.ones(7), weight, bias, training)
+    output = reference.batch_norm_apply(x, mean, scale, shift, relu=True)
+    relu = (scale, shift) if again else output
+    expected = reference.batch_norm_backward(dy, x, weight, mean, invstd, training, relu=relu, return_masked=True)
+    got = F.batch_norm_backward(dy, x, weight, mean, invstd, training, relu=relu, return_masked=True)
+    for one, other in zip(got, expected, strict=True):
+        assert_allclose(one, other, atol=1e-13)
+
+
+@every_order
+@every_dtype
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("size", TILINGS)
+def test_every_tiling_in_one(size, again, dtype, order, threads):
+    x, dy, residual = (in_order(normal(size, dtype, seed), order) for seed in range(3))
+    weight, bias = normal(size[1], dtype, 3), normal(size[1], dtype, 4)
+    arguments = x, dy, (None, None), weight, bias, True, None if again else residual, True
+    got = each_thread_count_agrees(threads, lambda: in_one(*arguments, again))
+    assert same_order(got[0], x)
+    assert same_order(got[1], x)
+    assert bits(*got) == bits(*one_by_one(*arguments))
+
+
+@every_order
+@every_dtype
+def test_what_is_not_finite_in_one(dtype, order):
+    x, dy, residual = (in_order(normal((6, 5, 7, 3), dtype, seed), order) for seed in range(3))
+    residual[:, 0, 2] = math.inf
+    residual[:, 1, 1] = -math.inf
+    residual[0, 2, 3, 0] = x[4, 3, 0, 0] = dy[1, 1, 0, 0] = math.nan
+    dy[2, 4, 1, 1] = math.inf
+    for training in (True, False):
+        running = np.zeros(5, dtype), np.ones(5, dtype)
+        for added, again in ((residual, False), (None, False), (None, True)):
+            arguments = x, dy, running, None, None, training, added, True
+            with np.errstate(invalid="ignore"):
+                got, want = in_one(*arguments, again), one_by_one(*arguments)
+            for one, other in zip(got, want, strict=True):
+                assert_array_equal(one, other)
+
+
+@every_order
+@pytest.mark.parametrize("which", ["input", "grad_output", "other"])
+@pytest.mark.parametrize("mask", ["none", "output", "factors"])
+def test_the_gradient_may_take_the_place_of_what_it_is_from(which, mask, order):
+    x, dy = in_order(normal((9, 20, 6, 7), np.float32), order), in_order(normal((9, 20, 6, 7), np.float32, 1), order)
+    mean, invstd, scale, shift = F.batch_norm_factors(x, None, None, training=True)
+    relu = {"none": None, "output": F.batch_norm_apply(x, mean, scale, shift, relu=True), "factors": (scale, shift)}
+    expected = F.batch_norm_backward(dy, x, None, mean, invstd, relu=relu[mask])
+    out = {"input": x, "grad_output": dy, "other": np.empty_like(x)}[which]
+    got = F.batch_norm_backward(dy, x, None, mean, invstd, relu=relu[mask], out=out)
+    assert got[0] is out
+    assert bits(*got) == bits(*expected)
+
+
+def test_finite_differences_of_a_residual_and_relu():
+    x, residual, dy = normal((3, 2, 2, 3)), normal((3, 2, 2, 3), seed=7), normal((3, 2, 2, 3), seed=1)
+    weight, bias = normal(2, seed=2), normal(2, seed=3)
+
+    def loss(x, residual, weight, bias):
+        mean, _, scale, shift = F.batch_norm_factors(x, None, None, weight, bias, True)
+        return float((F.batch_norm_apply(x, mean, scale, shift, residual=residual, relu=True) * dy).sum())
+
+    _, dx, dw, db, dr = in_one(x, dy, (None, None), weight, bias, True, residual, True)
+    assert_allclose(dx, difference(lambda v: loss(v, residual, weight, bias), x), atol=1e-7)
+    assert_allclose(dr, difference(lambda v: loss(x, v, weight, bias), residual), atol=1e-7)
+    assert_allclose(dw, difference(lambda v: loss(x, residual, v, bias), weight), atol=1e-7)
+    assert_allclose(db, difference(lambda v: loss(x, residual, weight, v), bias), atol=1e-7)
+
+
 X = np.zeros((4, 3, 2, 2), np.float32)
 V = np.ones(3, np.float32)
 READ_ONLY = V.copy()
@@ -370,4 +506,40 @@ BAD_BACKWARD = [
 def test_wrong_arguments_backward(arguments, error, message):
     with pytest.raises(error) as raised:
         F.batch_norm_backward(*arguments)
+    assert str(raised.value) == message
+
+
+BAD_IN_ONE = [
+    (lambda: F.batch_norm_factors(X, None, None), ValueError,
+     "running_mean: expected an array, as training is False, got None"),
+    (lambda: F.batch_norm_apply(None, V, V, V), TypeError, f"input: expected {F32}, got None"),
+    (lambda: F.batch_norm_apply(X, V[:1], V, V), ValueError, "mean: expected shape (3,), got (1,)"),
+    (lambda: F.batch_norm_apply(X, V, X, V), ValueError, "scale: expected shape (3,), got (4, 3, 2, 2)"),
+    (lambda: F.batch_norm_apply(X, V, V, None), TypeError, f"shift: expected {F32}, got None"),
+    (lambda: F.batch_norm_apply(X, V, V, V, relu=1), TypeError, "relu: expected a bool, got 1"),
+    (lambda: F.batch_norm_apply(X, V, V, V, residual=X[:1]), ValueError,
+     "residual: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),
+    (lambda: F.batch_norm_apply(X, V, V, V, residual=X.astype(float)), TypeError,
+     "residual: expected float32 as input, got float64"),
+    (lambda: F.batch_norm_apply(X, V, V, V, out=X), ValueError,
+     "out: expected memory apart from input, got an array that overlaps it"),
+    (lambda: F.batch_norm_apply(X, V, V, V, out=X[:1]), ValueError,
+     "out: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=X[:1]), ValueError,
+     "relu: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=(V,)), ValueError,
+     "relu: expected an array, or scale and shift, got 1 of them"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=(V, V[:1])), ValueError, "shift: expected shape (3,), got (1,)"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, return_masked=1), TypeError, "return_masked: expected a bool, got 1"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=X, out=X[:, :, ::-1]), ValueError,
+     "out: expected memory apart from input, got an array that overlaps it"),
+    (lambda: F.batch_norm_backward(X.copy(), X.copy(), V, V, V, relu=X, out=X), ValueError,
+     "out: expected memory apart from relu, got an array that overlaps it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_IN_ONE)
+def test_wrong_arguments_in_one(call, error, message):
+    with pytest.raises(error) as raised:
+        call()
     assert str(raised.value) == message

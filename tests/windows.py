@@ -62,3 +62,18 @@ def convolutions(draw, dims=2):
     weight = normal(groups * outputs, inputs, *kernel)
     bias = normal(groups * outputs) if draw(st.booleans()) else None
     return x, weight, bias, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}, dtype
+
+
+@st.composite
+def windows_of_three(draw):
+    """(input, weight, bias, keyword arguments, dtype) of 3x3 windows with channels enough for Winograd's algorithm."""
+    groups = draw(st.sampled_from([1, 1, 2]))
+    inputs, outputs = draw(st.integers(16, 90)), draw(st.integers(16, 90))
+    padding = (draw(st.integers(0, 3)), draw(st.integers(0, 3)))
+    size = tuple(draw(st.integers(max(1, 3 - 2 * p), 15)) for p in padding)
+    dtype, order = draw(dtypes), draw(orders)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x = in_order(rng.standard_normal((draw(st.integers(1, 5)), groups * inputs, *size)).astype(dtype), order)
+    weight = rng.standard_normal((groups * outputs, inputs, 3, 3)).astype(dtype)
+    bias = rng.standard_normal(groups * outputs).astype(dtype) if draw(st.booleans()) else None
+    return x, weight, bias, {"padding": padding, "groups": groups}, dtype

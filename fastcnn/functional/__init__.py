@@ -45,7 +45,7 @@ from fastcnn.functional.loss import (
     softmax,
     softmax_backward,
 )
-from fastcnn.functional.norm import batch_norm, batch_norm_backward
+from fastcnn.functional.norm import batch_norm, batch_norm_apply, batch_norm_backward, batch_norm_factors
 from fastcnn.functional.optim import adam_update, clip_grad_norm, sgd_update
 from fastcnn.functional.pooling import (
     adaptive_avg_pool1d,
@@ -79,7 +79,9 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm",
+    "batch_norm_apply",
     "batch_norm_backward",
+    "batch_norm_factors",
     "clip_grad_norm",
     "col2im",
     "col2im1d",

@@ -30,3 +30,5 @@ Array: TypeAlias = "np.ndarray | ArrayInterface | Buffer | DLPack"
 # An extent, a step or the like: an int, or one for each dimension.
 Size: TypeAlias = "int | tuple[int, ...] | list[int]"
 Shape: TypeAlias = "tuple[int, ...] | list[int]"
+# Gradients of input, weight and bias, or arrays for them; None for one that is not wanted.
+Gradients: TypeAlias = "tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]"

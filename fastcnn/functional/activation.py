@@ -10,25 +10,29 @@ from fastcnn import random
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import contiguous, empty, flat, memory_axes, required
+from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import choice, flag
 from fastcnn.functional._types import Array
 from fastcnn.kernels import activation as kernels
 from fastcnn.kernels.activation import Activation
 
+_RELU, _LEAKY_RELU, _SIGMOID, _TANH, _GELU, _GELU_TANH, _SILU = map(int, Activation)
 
-def _forward(kind: Activation, input: Array, out: np.ndarray | None, slope: float = 0.0) -> np.ndarray:
+
+@remembered
+def _forward(kind: int, input: Array, out: np.ndarray | None, slope: float) -> Call | np.ndarray:
     (input,) = required(input=input)
     if out is None:
         axes = memory_axes(input)
-        out, memory = empty(input.shape, axes, input.dtype)
     else:
         in_place = isinstance(out, np.ndarray) and _same_memory(out, input)
         check.destination(out, input.shape, input.dtype, input=None if in_place else input)
         axes = memory_axes(out)
-        memory = contiguous(out, axes)
-    if input.size:
-        kernels.activation(kind, flat(input, axes), memory, slope)
-    return out
+        contiguous(out, axes)
+    if not input.size:
+        return np.empty_like(input) if out is None else out
+    result = (input.shape, axes, input.dtype) if out is None else out
+    return Call("activation", (flat(input, axes),), (result,), integers=(kind, input.size))
 
 
 def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
@@ -36,14 +40,16 @@ def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
-def _backward(kind: Activation, grad_output: Array, name: str, saved: Array, slope: float = 0.0) -> np.ndarray:
+@remembered
+def _backward(kind: int, grad_output: Array, saved: Array, slope: float) -> Call | np.ndarray:
+    name = "output" if kind in (_RELU, _SIGMOID, _TANH) else "input"
     saved, grad_output = required(**{name: saved}, grad_output=grad_output)
     check.shape("grad_output", grad_output, saved.shape)
+    if not saved.size:
+        return np.empty_like(saved)
     axes = memory_axes(saved)
-    grad_input, memory = empty(saved.shape, axes, saved.dtype)
-    if saved.size:
-        kernels.activation_backward(kind, flat(grad_output, axes), flat(saved, axes), memory, slope)
-    return grad_input
+    arrays = flat(grad_output, axes), flat(saved, axes)
+    return Call("activation_backward", arrays, ((saved.shape, axes, saved.dtype),), integers=(kind, saved.size))
 
 
 def relu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -73,7 +79,7 @@ def relu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     >>> F.relu(np.array([-1.0, 0.0, 2.0]))
     array([0., 0., 2.])
     """
-    return _forward(Activation.RELU, input, out)
+    return _forward(_RELU, input, out, 0.0)
 
 
 def relu_backward(grad_output: Array, output: Array) -> np.ndarray:
@@ -103,7 +109,7 @@ def relu_backward(grad_output: Array, output: Array) -> np.ndarray:
     >>> F.relu_backward(np.array([5.0, 5.0, 5.0]), F.relu(np.array([-1.0, 0.0, 2.0])))
     array([0., 0., 5.])
     """
-    return _backward(Activation.RELU, grad_output, "output", output)
+    return _backward(_RELU, grad_output, output, 0.0)
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -139,7 +145,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01, *, out: np.ndarray | 
     >>> F.leaky_relu(np.array([-1.0, 2.0]), 0.5)
     array([-0.5,  2. ])
     """
-    return _forward(Activation.LEAKY_RELU, input, out, number("negative_slope", negative_slope, -np.inf))
+    return _forward(_LEAKY_RELU, input, out, number("negative_slope", negative_slope, -np.inf))
 
 
 def leaky_relu_backward(grad_output: Array, input: Array, negative_slope: float = 0.01) -> np.ndarray:
@@ -171,7 +177,7 @@ def leaky_relu_backward(grad_output: Array, input: Array, negative_slope: float 
     array([0.5, 1. ])
     """
     slope = number("negative_slope", negative_slope, -np.inf)
-    return _backward(Activation.LEAKY_RELU, grad_output, "input", input, slope)
+    return _backward(_LEAKY_RELU, grad_output, input, slope)
 
 
 def sigmoid(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -201,7 +207,7 @@ def sigmoid(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     >>> F.sigmoid(np.array([-1000.0, 0.0, 1000.0]))
     array([0. , 0.5, 1. ])
     """
-    return _forward(Activation.SIGMOID, input, out)
+    return _forward(_SIGMOID, input, out, 0.0)
 
 
 def sigmoid_backward(grad_output: Array, output: Array) -> np.ndarray:
@@ -231,7 +237,7 @@ def sigmoid_backward(grad_output: Array, output: Array) -> np.ndarray:
     >>> F.sigmoid_backward(np.array([1.0]), np.array([0.5]))
     array([0.25])
     """
-    return _backward(Activation.SIGMOID, grad_output, "output", output)
+    return _backward(_SIGMOID, grad_output, output, 0.0)
 
 
 def tanh(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -261,7 +267,7 @@ def tanh(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     >>> F.tanh(np.array([0.0, 1.0])).round(4)
     array([0.    , 0.7616])
     """
-    return _forward(Activation.TANH, input, out)
+    return _forward(_TANH, input, out, 0.0)
 
 
 def tanh_backward(grad_output: Array, output: Array) -> np.ndarray:
@@ -291,11 +297,11 @@ def tanh_backward(grad_output: Array, output: Array) -> np.ndarray:
     >>> F.tanh_backward(np.array([1.0, 1.0]), np.array([0.0, 0.5]))
     array([1.  , 0.75])
     """
-    return _backward(Activation.TANH, grad_output, "output", output)
+    return _backward(_TANH, grad_output, output, 0.0)
 
 
-def _gelu_kind(approximate: object) -> Activation:
-    return Activation.GELU if choice("approximate", approximate, "none", "tanh") == "none" else Activation.GELU_TANH
+def _gelu_kind(approximate: object) -> int:
+    return _GELU if choice("approximate", approximate, "none", "tanh") == "none" else _GELU_TANH
 
 
 def gelu(input: Array, approximate: str = "none", *, out: np.ndarray | None = None) -> np.ndarray:
@@ -334,7 +340,7 @@ def gelu(input: Array, approximate: str = "none", *, out: np.ndarray | None = No
     >>> F.gelu(np.array([-1.0, 0.0, 1.0]), approximate="tanh").round(4)
     array([-0.1588,  0.    ,  0.8412])
     """
-    return _forward(_gelu_kind(approximate), input, out)
+    return _forward(_gelu_kind(approximate), input, out, 0.0)
 
 
 def gelu_backward(grad_output: Array, input: Array, approximate: str = "none") -> np.ndarray:
@@ -366,7 +372,7 @@ def gelu_backward(grad_output: Array, input: Array, approximate: str = "none") -
     >>> F.gelu_backward(np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(4)
     array([0.5   , 1.0833])
     """
-    return _backward(_gelu_kind(approximate), grad_output, "input", input)
+    return _backward(_gelu_kind(approximate), grad_output, input, 0.0)
 
 
 def silu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -401,7 +407,7 @@ def silu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     >>> F.silu(np.array([0.0, 1.0])).round(4)
     array([0.    , 0.7311])
     """
-    return _forward(Activation.SILU, input, out)
+    return _forward(_SILU, input, out, 0.0)
 
 
 def silu_backward(grad_output: Array, input: Array) -> np.ndarray:
@@ -431,7 +437,7 @@ def silu_backward(grad_output: Array, input: Array) -> np.ndarray:
     >>> F.silu_backward(np.array([1.0, 1.0]), np.array([0.0, 1.0])).round(4)
     array([0.5   , 0.9277])
     """
-    return _backward(Activation.SILU, grad_output, "input", input)
+    return _backward(_SILU, grad_output, input, 0.0)
 
 
 # --- dropout --------------------------------------------------------------------------------------------------------

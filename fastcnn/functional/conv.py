@@ -7,12 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import required
-from fastcnn.functional._memory import allocate, scratch
-from fastcnn.functional._types import Array, Size
-from fastcnn.kernels import conv as _conv_kernel
+from fastcnn.functional._arrays import gradients, new, new_images, required, seen, zeros
+from fastcnn.functional._calls import Call, remembered
+from fastcnn.functional._memory import allocate
+from fastcnn.functional._types import Array, Gradients, Size
 from fastcnn.kernels import im2col as _im2col
-from fastcnn.kernels.threads import get_num_threads
 
 # --- im2col, col2im -------------------------------------------------------------------------------------------------
 
@@ -273,12 +272,6 @@ def _conv_window(input, weight, stride, padding, dilation, groups, dims):
     return input, *_geometry(input.shape, weight.shape, stride, padding, dilation, groups, dims, channels_last)
 
 
-def conv_scratch(which, window, outputs, groups, itemsize):
-    """The scratch of one pass, and the number of threads that it is for."""
-    threads = get_num_threads()
-    return scratch(_conv_kernel.scratch_bytes(which, window, outputs, groups, threads, itemsize)), threads
-
-
 def _as_2d(array, dims, batched):
     """An (unbatched, 1-D) array as the (N, C, H, W) that the kernels take: views only."""
     if not batched:
@@ -286,19 +279,7 @@ def _as_2d(array, dims, batched):
     return array[:, :, None, :] if dims == 1 else array
 
 
-def _from_2d(array, dims, batched):
-    """Undo `_as_2d`."""
-    if dims == 1:
-        array = array[:, :, 0, :]
-    return array if batched else array[0]
-
-
-def _output_shape(size, dims, batched):
-    """The shape that a caller sees of an (N, C, H, W) array."""
-    size = size if dims == 2 else size[:2] + size[3:]
-    return size if batched else size[1:]
-
-
+@remembered
 def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
@@ -310,19 +291,18 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    if out is None:
-        output = check.empty(size, input.dtype, window["channels_last"])
-    else:
-        shape = _output_shape(size, dims, batched)
-        check.destination(out, shape, input.dtype, input=input, weight=weight, bias=bias)
-        output = check.in_order(_as_2d(out, dims, batched), window["channels_last"])
-    if output.size:
-        memory, threads = conv_scratch("forward", window, size[1], groups, input.itemsize)
-        _conv_kernel.forward(x, w, bias, output, window, groups, memory, threads)
-    return _from_2d(output, dims, batched) if out is None else out
+    result = new_images(size, dims, batched, window["channels_last"], input.dtype)
+    if out is not None:
+        check.destination(out, result[0], input.dtype, input=input, weight=weight, bias=bias)
+        check.in_order(_as_2d(out, dims, batched), window["channels_last"])
+        result = out
+    if not x.size:
+        return zeros((result,))
+    return Call("conv", (x, w, bias), (result,), window=window, integers=(size[1], int(groups)))
 
 
-def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, dims):
+@remembered
+def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, dims):
     grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
@@ -331,25 +311,17 @@ def _backward(grad_output, input, weight, stride, padding, dilation, groups, nee
     batched = input.ndim == dims + 2
     x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    check.shape("grad_output", grad_output, _output_shape(size, dims, batched))
-    dy, _ = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
-    grad_input = grad_weight = grad_bias = None
-    if needs[0]:
-        grad_input = check.empty(x.shape, x.dtype, window["channels_last"])
-        if grad_input.size:
-            memory, threads = conv_scratch("backward_data", window, size[1], groups, x.itemsize)
-            _conv_kernel.backward_data(dy, w, grad_input, window, groups, memory, threads)
-        grad_input = _from_2d(grad_input, dims, batched)
-    if needs[1] or needs[2]:
-        grad_weight, grad_bias = np.zeros(w.shape, w.dtype), np.zeros(size[1], w.dtype)
-        if dy.size:
-            memory, threads = conv_scratch("backward_weight", window, size[1], groups, x.itemsize)
-            _conv_kernel.backward_weight(
-                dy, x, grad_weight, grad_bias if needs[2] else None, window, groups, memory, threads
-            )
-        grad_weight = grad_weight.reshape(weight.shape) if needs[1] else None
-        grad_bias = grad_bias if needs[2] else None
-    return grad_input, grad_weight, grad_bias
+    check.shape("grad_output", grad_output, seen(size, dims, batched))
+    dy, channels_last = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
+    made = [
+        new_images(x.shape, dims, batched, channels_last, x.dtype),
+        new(weight.shape, x.dtype),
+        new(weight.shape[:1], x.dtype),
+    ]
+    results = gradients(needs, out, made, grad_output=grad_output, input=input, weight=weight)
+    if not x.size:
+        return zeros(results)
+    return Call("conv_backward", (dy, x, w), results, window=window, integers=(size[1], int(groups)))
 
 
 def conv1d(
@@ -409,6 +381,7 @@ def conv1d_backward(
     groups: int = 1,
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Gradients = (None, None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv1d`.
 
@@ -420,6 +393,9 @@ def conv1d_backward(
         What the forward call had.
     needs : three bools
         Which of the three gradients to compute.
+    out : three ndarrays or None
+        Arrays to write gradients to and to return in their place: of their shape, type and memory order, apart from
+        all others.
 
     Returns
     -------
@@ -440,7 +416,7 @@ def conv1d_backward(
     >>> dx.round(6), dw.round(6), db.round(6)
     (array([[[-0.03,  0.01,  0.1 ]]]), array([[[0.3, 0.4]]]), array([0.1]))
     """
-    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 1)
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 1)
 
 
 def conv2d(
@@ -509,6 +485,7 @@ def conv2d_backward(
     groups: int = 1,
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Gradients = (None, None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv2d`.
 
@@ -520,6 +497,9 @@ def conv2d_backward(
         What the forward call had.
     needs : three bools
         Which of the three gradients to compute.
+    out : three ndarrays or None
+        Arrays to write gradients to and to return in their place: of their shape, type and memory order, apart from
+        all others.
 
     Returns
     -------
@@ -545,4 +525,4 @@ def conv2d_backward(
     (array([[4., 4.],
            [4., 4.]]), array([4.]))
     """
-    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, 2)
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 2)

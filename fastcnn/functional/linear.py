@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import required
-from fastcnn.functional._memory import allocate, scratch
-from fastcnn.functional._types import Array
-from fastcnn.kernels import linear as _linear
-from fastcnn.kernels.threads import get_num_threads
+from fastcnn.functional._arrays import gradients, new, required, zeros
+from fastcnn.functional._calls import Call, remembered
+from fastcnn.functional._types import Array, Gradients
 
 
 def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -23,10 +21,37 @@ def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.ascontiguousarray(input.reshape(-1, weight.shape[1])), np.ascontiguousarray(weight)
 
 
-def _memory(n: int, weight: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the kernels' scratch, and the number of threads that it is for."""
-    threads = get_num_threads()
-    return scratch(_linear.scratch_bytes(n, weight.shape[1], weight.shape[0], threads, weight.itemsize)), threads
+@remembered
+def _linear(input, weight, bias, out):
+    input, weight = required(input=input, weight=weight)
+    _, bias = check.floats(weight=weight, bias=bias)
+    rows, matrix = _rows(input, weight)
+    if bias is not None:
+        check.shape("bias", bias, weight.shape[:1])
+        bias = np.ascontiguousarray(bias)
+    size = (*input.shape[:-1], len(matrix))
+    if out is not None:
+        check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
+        if not out.flags.c_contiguous:
+            check.fail("out", "C-contiguous memory", f"strides {out.strides}")
+    result = new(size, rows.dtype) if out is None else out
+    if not rows.size:
+        return zeros((result,))
+    return Call("linear", (rows, matrix, bias), (result,), integers=(len(rows), *matrix.shape[::-1]))
+
+
+@remembered
+def _linear_backward(grad_output, input, weight, needs, out):
+    grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
+    rows, matrix = _rows(input, weight)
+    check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
+    needs = check.needs(needs)
+    dy = np.ascontiguousarray(grad_output.reshape(-1, len(matrix)))
+    made = [new(shape, rows.dtype) for shape in (input.shape, weight.shape, weight.shape[:1])]
+    results = gradients(needs, out, made, grad_output=grad_output, input=input, weight=weight)
+    if not rows.size:
+        return zeros(results)
+    return Call("linear_backward", (dy, rows, matrix), results, integers=(len(rows), *matrix.shape[::-1]))
 
 
 def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -57,26 +82,16 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.nd
     >>> F.linear(np.array([[1., 2.]]), np.array([[3., 4.], [5., 6.]]), np.array([0.5, 0.]))
     array([[11.5, 17. ]])
     """
-    input, weight = required(input=input, weight=weight)
-    _, bias = check.floats(weight=weight, bias=bias)
-    rows, matrix = _rows(input, weight)
-    if bias is not None:
-        check.shape("bias", bias, weight.shape[:1])
-        bias = np.ascontiguousarray(bias)
-    size = (*input.shape[:-1], len(matrix))
-    if out is None:
-        out = allocate(size, rows.dtype)
-    else:
-        check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
-        if not out.flags.c_contiguous:
-            check.fail("out", "C-contiguous memory", f"strides {out.strides}")
-    if out.size:
-        _linear.forward(rows, matrix, bias, out.reshape(-1, len(matrix)), *_memory(len(rows), matrix))
-    return out
+    return _linear(input, weight, bias, out)
 
 
 def linear_backward(
-    grad_output: Array, input: Array, weight: Array, *, needs: tuple[bool, bool, bool] = (True, True, True)
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Gradients = (None, None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `linear`.
 
@@ -88,6 +103,9 @@ def linear_backward(
         What the forward call had.
     needs : three bools
         Which of the three gradients to compute.
+    out : three ndarrays or None
+        Arrays to write gradients to and to return in their place: of their shape and type, C-contiguous, apart from
+        all others.
 
     Returns
     -------
@@ -109,21 +127,4 @@ def linear_backward(
     (array([[53., 64.]]), array([[ 1.,  2.],
            [10., 20.]]), array([ 1., 10.]))
     """
-    grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
-    rows, matrix = _rows(input, weight)
-    check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
-    needs = check.needs(needs)
-    dy = np.ascontiguousarray(grad_output.reshape(-1, len(matrix)))
-    memory = _memory(len(rows), matrix)
-    grad_input = grad_weight = grad_bias = None
-    if needs[0]:
-        grad_input = allocate(rows.shape, rows.dtype)
-        if rows.size:
-            _linear.backward_data(dy, matrix, grad_input, *memory)
-        grad_input = grad_input.reshape(input.shape)
-    if needs[1] or needs[2]:
-        grad_weight = np.zeros(matrix.shape, matrix.dtype) if needs[1] else None
-        grad_bias = np.zeros(len(matrix), matrix.dtype) if needs[2] else None
-        if rows.size:
-            _linear.backward_weight(dy, rows, grad_weight, grad_bias, *memory)
-    return grad_input, grad_weight, grad_bias
+    return _linear_backward(grad_output, input, weight, needs, out)

@@ -9,11 +9,12 @@ import numpy as np
 
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import empty, flat, memory_axes, required
-from fastcnn.functional._memory import allocate
+from fastcnn.functional._arrays import empty, flat, memory_axes, new, required
+from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import choice
 from fastcnn.functional._types import Array
-from fastcnn.kernels import loss as kernels
+
+_REDUCTIONS = ("mean", "sum", "none")  # as the kernels number them
 
 
 def _axis(array: np.ndarray, dim: object) -> int:
@@ -45,30 +46,38 @@ def _like(array: np.ndarray, rows: np.ndarray, axes: tuple[int, ...]) -> np.ndar
     return output
 
 
-def _softmax(input: Array, dim: int, logarithm: bool) -> np.ndarray:
+@remembered
+def _softmax(input: Array, dim: int, logarithm: bool) -> Call | np.ndarray:
     (input,) = required(input=input)
     axis = _axis(input, dim)
     if input.ndim == 0:
         return _softmax(input[None], 0, logarithm)[0, ...]
     axes = _row_axes(input, axis)
-    output = allocate((input.size // max(input.shape[axis], 1), input.shape[axis]), input.dtype)
-    if input.size:
-        kernels.softmax(_rows(input, axes), output, logarithm)
-    return _like(input, output, axes)
+    if not input.size:
+        return np.empty_like(input)
+    if memory_axes(input) != axes:
+        return _like(input, _softmax(_rows(input, axes), 1, logarithm), axes)
+    columns = input.shape[axis]
+    result = new(input.shape, input.dtype, axes)
+    return Call("softmax", (_rows(input, axes),), (result,), integers=(input.size // columns, columns, logarithm))
 
 
-def _softmax_backward(grad_output: Array, output: Array, dim: int, logarithm: bool) -> np.ndarray:
+@remembered
+def _softmax_backward(grad_output: Array, output: Array, dim: int, logarithm: bool) -> Call | np.ndarray:
     output, grad_output = required(output=output, grad_output=grad_output)
     check.shape("grad_output", grad_output, output.shape)
     axis = _axis(output, dim)
     if output.ndim == 0:
         return _softmax_backward(grad_output[None], output[None], 0, logarithm)[0, ...]
     axes = _row_axes(output, axis)
-    rows = _rows(output, axes) if output.size else np.empty((0, output.shape[axis]), output.dtype)
-    grad_input = np.empty_like(rows)
-    if output.size:
-        kernels.softmax_backward(_rows(grad_output, axes), rows, grad_input, logarithm)
-    return _like(output, grad_input, axes)
+    if not output.size:
+        return np.empty_like(output)
+    if memory_axes(output) != axes:
+        rows = _softmax_backward(_rows(grad_output, axes), _rows(output, axes), 1, logarithm)
+        return _like(output, rows, axes)
+    columns = output.shape[axis]
+    arrays, result = (_rows(grad_output, axes), _rows(output, axes)), new(output.shape, output.dtype, axes)
+    return Call("softmax_backward", arrays, (result,), integers=(output.size // columns, columns, logarithm))
 
 
 def softmax(input: Array, dim: int = -1) -> np.ndarray:
@@ -297,6 +306,12 @@ def cross_entropy(
     >>> round(loss, 4), grad_input
     (0.6931, array([[ 0.5, -0.5]]))
     """
+    smoothing = number("label_smoothing", label_smoothing, 0, 1)
+    return _cross_entropy(input, target, weight, ignore_index, reduction, smoothing)
+
+
+@remembered
+def _cross_entropy(input, target, weight, ignore_index, reduction, smoothing):
     (input,) = required(input=input)
     _, weight = check.floats(input=input, weight=weight)
     if input.ndim < 1:
@@ -309,33 +324,26 @@ def cross_entropy(
         check.shape("weight", weight, (classes,))
         weight = np.ascontiguousarray(weight)
     ignore_index = check.integer("ignore_index", ignore_index, -(2**63))
-    choice("reduction", reduction, "mean", "sum", "none")
-    smoothing = number("label_smoothing", label_smoothing, 0, 1)
+    choice("reduction", reduction, *_REDUCTIONS)
     shape = input.shape[:class_axis] + input.shape[class_axis + 1 :]
     target = _targets(target, shape, classes, ignore_index)
+    if not input.size:
+        nothing = {"mean": math.nan, "sum": 0.0, "none": np.empty(shape, input.dtype)}
+        return nothing[reduction], np.empty_like(input)
 
     axes = _row_axes(input, class_axis)
     order = tuple(axis - (axis > class_axis) for axis in axes[:-1])
-    targets = flat(target, order)
-    factor = divisor = 1.0
-    if reduction == "mean":
-        counted = targets[targets != ignore_index]
-        divisor = float(counted.size if weight is None else weight[counted].sum(dtype=np.float64))
-        factor = 1 / divisor if divisor else math.inf
-    losses = np.empty(len(targets))
-    grad_input = allocate((len(targets), classes), input.dtype)
-    if input.size:
-        kernels.cross_entropy(_rows(input, axes), targets, weight, ignore_index, smoothing, factor, losses, grad_input)
-    grad_input = _like(input, grad_input, axes)
-    with np.errstate(over="ignore", invalid="ignore"):
+    rows, targets = _rows(input, axes), flat(target, order)
+    each = new(shape, input.dtype, order)
+    if memory_axes(input) != axes:
+        loss, grad_input = _cross_entropy(rows, targets, weight, ignore_index, reduction, smoothing)
         if reduction == "none":
-            each, memory = empty(shape, order, input.dtype)
-            memory[:] = losses
-            return each, grad_input
-        total = float(losses.sum())
-    if reduction == "sum":
-        return total, grad_input
-    return total / divisor if divisor else math.nan, grad_input
+            flat_losses, (loss, memory) = loss, empty(*each)
+            memory[:] = flat_losses
+        return loss, _like(input, grad_input, axes)
+    results = (each,) * (reduction == "none") + (new(input.shape, input.dtype, axes),)
+    integers = (*rows.shape, ignore_index, _REDUCTIONS.index(reduction))
+    return Call("cross_entropy", (rows, targets, weight), results, integers=integers, number=reduction != "none")
 
 
 @overload
@@ -372,21 +380,18 @@ def mse_loss(input: Array, target: Array, reduction: str = "mean") -> tuple[floa
     >>> F.mse_loss(np.array([1.0, 2.0]), np.array([0.0, 4.0]))
     (2.5, array([ 1., -2.]))
     """
+    return _mse_loss(input, target, reduction)
+
+
+@remembered
+def _mse_loss(input, target, reduction):
     input, target = required(input=input, target=target)
     check.shape("target", target, input.shape)
-    choice("reduction", reduction, "mean", "sum", "none")
+    choice("reduction", reduction, *_REDUCTIONS)
+    if not input.size:
+        return {"mean": math.nan, "sum": 0.0, "none": np.empty_like(input)}[reduction], np.empty_like(input)
     axes = memory_axes(input)
-    grad_input, memory = empty(input.shape, axes, input.dtype)
-    losses = losses_memory = None
-    if reduction == "none":
-        losses, losses_memory = empty(input.shape, axes, input.dtype)
-    partials = np.zeros(kernels.blocks(input.size))
-    if input.size:
-        factor = 2 / input.size if reduction == "mean" else 2.0
-        kernels.mse_loss(flat(input, axes), flat(target, axes), factor, partials, losses_memory, memory)
-    if losses is not None:
-        return losses, grad_input
-    total = float(partials.sum())
-    if reduction == "sum":
-        return total, grad_input
-    return total / input.size if input.size else math.nan, grad_input
+    arrays, result = (flat(input, axes), flat(target, axes)), new(input.shape, input.dtype, axes)
+    results = (result,) * (1 + (reduction == "none"))
+    integers = (input.size, _REDUCTIONS.index(reduction))
+    return Call("mse", arrays, results, integers=integers, number=reduction != "none")

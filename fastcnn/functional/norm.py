@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -35,14 +35,88 @@ def _vectors(channels: int, **vectors: np.ndarray | None) -> None:
             check.shape(name, vector, (channels,))
 
 
-def _statistics(memory: np.ndarray, layout: tuple[int, int, int, bool]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of each channel, in double; zeros for an empty batch."""
-    channels = layout[1]
-    mean, var = np.zeros(channels), np.zeros(channels)
-    if memory.size:
-        partials = np.empty((kernels.blocks(*layout), 2 * channels))
-        kernels.batch_statistics(memory, *layout, np.empty(channels, memory.dtype), partials, mean, var)
-    return mean, var
+class _Call(NamedTuple):
+    """The checked arguments of batch norm."""
+
+    shape: tuple[int, ...]
+    images: np.ndarray
+    axes: tuple[int, ...]
+    layout: tuple[int, int, int, bool]
+    running: tuple[np.ndarray, np.ndarray] | None
+    given: tuple[np.ndarray, np.ndarray] | None  # `running` as it came, to be updated
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+    training: bool
+    momentum: float
+    eps: float
+
+    def factors(self, memory: np.ndarray) -> np.ndarray:
+        """Mean, invstd, scale and shift of each channel; in training from the batch, and the running ones updated."""
+        n, c, pixels, _ = self.layout
+        statistics = np.zeros((2, c))
+        if not self.training and self.running is not None:
+            statistics[:] = self.running
+        elif memory.size:
+            partials = np.empty((kernels.blocks(*self.layout), 2 * c))
+            kernels.batch_statistics(memory, *self.layout, np.empty(c, memory.dtype), partials, statistics)
+        factors = np.empty((4, c), memory.dtype)
+        kernels.factors(factors, self.weight, self.bias, statistics, self.eps)
+        if self.training and self.running is not None and self.given is not None and memory.size:
+            kernels.move_running(statistics, n * pixels, self.momentum, *self.running)
+            for given, moved in zip(self.given, self.running, strict=True):
+                if moved is not given:
+                    given[:] = moved
+        return factors
+
+
+def _checked(
+    input: Array,
+    running_mean: np.ndarray | None,
+    running_var: np.ndarray | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> _Call:
+    (input,) = required(input=input)
+    given: list[Any] = [
+        None if vector is None else check.array(name, vector)
+        for name, vector in (("running_mean", running_mean), ("running_var", running_var))
+    ]
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    _, *checked = check.floats(input=input, **vectors)
+    images = _images("input", input)
+    _vectors(images.shape[1], **dict(zip(vectors, checked, strict=True)))
+    training = flag("training", training)
+    momentum = number("momentum", momentum, -np.inf)
+    eps = number("eps", eps, 0)
+    if (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        check.fail(missing, "an array, as the other running statistic is given", None)
+    axes, layout = _memory(images)
+    if training:
+        if layout[0] * layout[2] == 1:
+            check.fail("input", "more than one value per channel when training", f"shape {input.shape}")
+        for name, vector in zip(("running_mean", "running_var"), given, strict=True):
+            if vector is not None and not vector.flags.writeable:
+                check.fail(name, "a writable array when training", "a read-only one")
+    elif running_mean is None:
+        check.fail("running_mean", "an array, as training is False", None)
+    mean, var, weight, bias = (None if vector is None else np.ascontiguousarray(vector) for vector in checked)
+    running, given_pair = ((mean, var), (given[0], given[1])) if mean is not None and var is not None else (None, None)
+    return _Call(input.shape, images, axes, layout, running, given_pair, weight, bias, training, momentum, eps)
+
+
+def _destination(
+    out: np.ndarray | None, images: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...], **apart: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array of the given shape that a result like `images` goes to, and the flat view of it."""
+    if out is None:
+        output, memory = empty(images.shape, axes, images.dtype)
+        return output.reshape(shape), memory
+    check.destination(out, shape, images.dtype, **apart)
+    return out, contiguous(_images("out", out), axes)
 
 
 @overload
@@ -137,60 +211,124 @@ def batch_norm(
     >>> running_mean, running_var
     (array([0.2]), array([1.1]))
     """
-    (input,) = required(input=input)
-    updated: list[Any] = [
-        None if vector is None else check.array(name, vector)
-        for name, vector in (("running_mean", running_mean), ("running_var", running_var))
-    ]
-    _, running_mean, running_var, weight, bias = check.floats(
-        input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
-    )
-    images = _images("input", input)
-    _vectors(images.shape[1], running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    training = flag("training", training)
-    momentum = number("momentum", momentum, -np.inf)
-    eps = number("eps", eps, 0)
-    if (running_mean is None) != (running_var is None):
-        missing = "running_mean" if running_mean is None else "running_var"
-        check.fail(missing, "an array, as the other running statistic is given", None)
-    axes, layout = _memory(images)
-    n, c, pixels, _ = layout
-    if training:
-        if n * pixels == 1:
-            check.fail("input", "more than one value per channel when training", f"shape {input.shape}")
-        for name, vector in zip(("running_mean", "running_var"), updated, strict=True):
-            if vector is not None and not vector.flags.writeable:
-                check.fail(name, "a writable array when training", "a read-only one")
-
-    if out is None:
-        output, output_memory = empty(images.shape, axes, input.dtype)
-    else:
-        vectors = {"running_mean": updated[0], "running_var": updated[1], "weight": weight, "bias": bias}
-        check.destination(out, input.shape, input.dtype, input=input, **vectors)
-        output, output_memory = out, contiguous(_images("out", out), axes)
-    memory = flat(images, axes)
-    if training:
-        mean, var = _statistics(memory, layout)
-    elif running_mean is None or running_var is None:
-        check.fail("running_mean", "an array, as training is False", None)
-    else:
-        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a variance of 0 with eps 0, or below it, gives inf or NaN
-        invstd = 1 / np.sqrt(var + eps)
-        scale = invstd if weight is None else weight * invstd
-    shift = np.zeros(c) if bias is None else bias.astype(np.float64)
+    call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": call.weight, "bias": call.bias}
+    output, output_memory = _destination(out, call.images, call.axes, call.shape, input=call.images, **vectors)
+    memory = flat(call.images, call.axes)
+    mean, invstd, scale, shift = call.factors(memory)
     if memory.size:
-        kernels.normalize(memory, mean, scale, shift, output_memory, *layout)
-    if training and running_mean is not None and running_var is not None and n * pixels:
-        unbiased = var * (n * pixels / (n * pixels - 1))
-        with np.errstate(over="ignore", invalid="ignore"):
-            updated[0][:] = (1 - momentum) * running_mean + momentum * mean
-            updated[1][:] = (1 - momentum) * running_var + momentum * unbiased
-    if out is None:
-        output = output.reshape(input.shape)
-    return (output, mean.astype(input.dtype), invstd.astype(input.dtype)) if return_saved else output
+        kernels.apply(memory, None, mean, scale, shift, False, output_memory, *call.layout)
+    return (output, mean, invstd) if return_saved else output
 
 
+def batch_norm_factors(
+    input: Array,
+    running_mean: np.ndarray | None,
+    running_var: np.ndarray | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `batch_norm` subtracts, multiplies by and adds: its first pass, `batch_norm_apply` being the second.
+
+    Parameters
+    ----------
+    input, running_mean, running_var, weight, bias, training, momentum, eps
+        As of `batch_norm`. In training the running statistics are updated.
+
+    Returns
+    -------
+    mean, invstd : ndarray of shape (C,)
+        The statistics used, invstd = 1 / sqrt(var + eps).
+    scale, shift : ndarray of shape (C,)
+        batch_norm is (input - mean) * scale + shift. (The shift makes up for the rounding of the mean.)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> x = np.array([[1.0], [3.0]])
+    >>> mean, invstd, scale, shift = F.batch_norm_factors(x, None, None, np.array([2.0]), training=True, eps=0)
+    >>> mean, invstd, scale, shift
+    (array([2.]), array([1.]), array([2.]), array([0.]))
+    >>> F.batch_norm_apply(x, mean, scale, shift, relu=True)
+    array([[0.],
+           [2.]])
+    """
+    call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    mean, invstd, scale, shift = call.factors(flat(call.images, call.axes))
+    return mean, invstd, scale, shift
+
+
+def batch_norm_apply(
+    input: Array,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    *,
+    residual: Array | None = None,
+    relu: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return (input - mean) * scale + shift, with what often follows it, in one pass.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C), (N, C, L) or (N, C, H, W)
+        float32 or float64, in either memory order.
+    mean, scale, shift : ndarray of shape (C,)
+        Of each channel, as `batch_norm_factors` returns them.
+    residual : ndarray of the shape of input, optional
+        Added to it.
+    relu : bool, default False
+        Whether ReLU is taken of that.
+    out : ndarray, optional
+        Array to write the output to and to return, of its shape, type and memory order, apart from the other arrays.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, type and memory order of `input`; to the bit what the three steps return one after another.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type or shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> one = np.ones(1)
+    >>> F.batch_norm_apply(np.array([[1.0], [3.0]]), one, 2 * one, one, residual=np.array([[-9.0], [1.0]]), relu=True)
+    array([[0.],
+           [6.]])
+    """
+    input, mean, scale, shift = required(input=input, mean=mean, scale=scale, shift=shift)
+    _, residual = check.floats(input=input, residual=residual)
+    images = _images("input", input)
+    vectors = {"mean": mean, "scale": scale, "shift": shift}
+    _vectors(images.shape[1], **vectors)
+    relu = flag("relu", relu)
+    axes, layout = _memory(images)
+    if residual is not None:
+        check.shape("residual", residual, input.shape)
+    output, memory = _destination(out, images, axes, input.shape, input=input, residual=residual, **vectors)
+    if memory.size:
+        other = None if residual is None else flat(_images("residual", residual), axes)
+        mean, scale, shift = (np.ascontiguousarray(vector) for vector in (mean, scale, shift))
+        kernels.apply(flat(images, axes), other, mean, scale, shift, relu, memory, *layout)
+    return output
+
+
+@overload
 def batch_norm_backward(
     grad_output: Array,
     input: Array,
@@ -198,7 +336,36 @@ def batch_norm_backward(
     mean: Array,
     invstd: Array,
     training: bool = True,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    *,
+    relu: Array | tuple[Array, Array] | None = None,
+    return_masked: Literal[False] = False,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+@overload
+def batch_norm_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array | None,
+    mean: Array,
+    invstd: Array,
+    training: bool = True,
+    *,
+    relu: Array | tuple[Array, Array] | None = None,
+    return_masked: Literal[True],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def batch_norm_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array | None,
+    mean: Array,
+    invstd: Array,
+    training: bool = True,
+    *,
+    relu: Array | tuple[Array, Array] | None = None,
+    return_masked: bool = False,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
     """Return the gradients of batch_norm's input, weight and bias.
 
     Parameters
@@ -213,12 +380,22 @@ def batch_norm_backward(
         What `batch_norm` returned with `return_saved`.
     training : bool, default True
         As it was in `batch_norm`: whether mean and variance depend on the input.
+    relu : ndarray, or pair of ndarray of shape (C,), optional
+        The output of a ReLU behind batch norm, or scale and shift of `batch_norm_factors`, by which that output is
+        computed again (there is then no residual in between): where it is 0, the gradient is taken as 0 first.
+    return_masked : bool, default False
+        Whether to return that gradient, which is also the residual's. It is `grad_output` itself if there is no ReLU.
+    out : ndarray, optional
+        Array to write grad_input to and to return: `input` or `grad_output`, or one apart from the other arrays, of
+        the shape, type and memory order of `input`.
 
     Returns
     -------
     grad_input : ndarray
         Of the shape, type and memory order of `input`.
     grad_weight, grad_bias : ndarray of shape (C,)
+    masked : ndarray
+        Only with `return_masked`.
 
     Raises
     ------
@@ -230,38 +407,49 @@ def batch_norm_backward(
     >>> import numpy as np
     >>> from fastcnn import functional as F
     >>> x = np.array([[1.0], [2.0], [3.0]])
-    >>> _, mean, invstd = F.batch_norm(x, None, None, training=True, eps=1 / 3, return_saved=True)
+    >>> output, mean, invstd = F.batch_norm(x, None, None, training=True, eps=1 / 3, return_saved=True)
     >>> grad_output = np.array([[1.0], [0.0], [0.0]])
     >>> grad_input, grad_weight, grad_bias = F.batch_norm_backward(grad_output, x, None, mean, invstd)
     >>> grad_input.ravel().round(3), grad_weight, grad_bias
     (array([ 0.333, -0.333,  0.   ]), array([-1.]), array([1.]))
+    >>> F.batch_norm_backward(grad_output, x, None, mean, invstd, relu=F.relu(output))[0].ravel()
+    array([0., 0., 0.])
     """
     input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
-    _, weight = check.floats(input=input, weight=weight)
+    output = scale = shift = None
+    if isinstance(relu, tuple):
+        if len(relu) != 2:
+            check.fail("relu", "an array, or scale and shift", f"{len(relu)} of them")
+        scale, shift = relu
+    else:
+        output = relu
+    optional = {"weight": weight, "relu": output, "scale": scale, "shift": shift}
+    checked = dict(zip(optional, check.floats(input=input, **optional)[1:], strict=True))
+    output = checked.pop("relu")
     images = _images("input", input)
     check.shape("grad_output", grad_output, input.shape)
-    _vectors(images.shape[1], weight=weight, mean=mean, invstd=invstd)
-    training = flag("training", training)
+    if output is not None:
+        check.shape("relu", output, input.shape)
+    _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
+    training, return_masked = flag("training", training), flag("return_masked", return_masked)
     axes, layout = _memory(images)
-    n, c, pixels, _ = layout
+    c = layout[1]
     memory, grad_memory = flat(images, axes), flat(_images("grad_output", grad_output), axes)
-    grad_sum, product_sum = np.zeros(c), np.zeros(c)
-    grad_input, grad_input_memory = empty(images.shape, axes, input.dtype)
+    apart = {} if out is input or out is grad_output else {"input": input, "grad_output": grad_output}
+    grad_input, grad_input_memory = _destination(out, images, axes, input.shape, **apart, relu=output)
+    masked, masked_memory = (grad_output, None)
+    if return_masked and relu is not None:
+        masked, masked_memory = _destination(None, images, axes, input.shape)
+    grads = np.zeros((2, c), input.dtype)
     if memory.size:
-        mean = np.ascontiguousarray(mean)
-        partials = np.empty((kernels.blocks(*layout), 2 * c))
-        kernels.batch_norm_sums(grad_memory, memory, mean, *layout, partials, grad_sum, product_sum)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = invstd.astype(np.float64)
-        grad_weight = scale * product_sum
-        slope = scale * grad_weight / max(n * pixels, 1)
-        if weight is not None:
-            scale = weight * scale
-        grad_weight, grad_bias = grad_weight.astype(input.dtype), grad_sum.astype(input.dtype)
-    if memory.size and training:
-        grad_mean = grad_sum / (n * pixels)
-        kernels.normalize_backward(grad_memory, memory, mean, grad_mean, slope, scale, grad_input_memory, *layout)
-    elif memory.size:
-        zeros = np.zeros(c)
-        kernels.normalize(grad_memory, zeros, scale, zeros, grad_input_memory, *layout)
-    return grad_input.reshape(input.shape), grad_weight, grad_bias
+        weight, scale, shift = (None if v is None else np.ascontiguousarray(v) for v in checked.values())
+        mean, invstd = np.ascontiguousarray(mean), np.ascontiguousarray(invstd)
+        if output is not None:
+            output = flat(_images("relu", output), axes)
+        partials, sums = np.empty((kernels.blocks(*layout), 2 * c)), np.empty((2, c))
+        slopes = np.empty((3, c), input.dtype)
+        kernels.backward(
+            grad_memory, memory, output, scale, shift, weight, mean, invstd, training, partials, sums, slopes,
+            masked_memory, grads, grad_input_memory, *layout,
+        )  # fmt: skip
+    return (grad_input, *grads, masked) if return_masked else (grad_input, *grads)

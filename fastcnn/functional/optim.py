@@ -9,8 +9,8 @@ import numpy as np
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import required
+from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
-from fastcnn.kernels import optim as kernels
 
 
 def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray]:
@@ -27,6 +27,13 @@ def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray
         if name in written and not vector.flags.writeable:
             check.fail(name, "a writable array", "a read-only one")
     return checked
+
+
+def _in_place(
+    kernel: str, first: np.ndarray, *vectors: np.ndarray | None, integers: tuple[int, ...] = (), number: bool = False
+) -> Call:
+    """Call of a kernel that writes to what it reads."""
+    return Call(kernel, (first, *vectors), (), integers=(len(first), *integers), number=number)
 
 
 def sgd_update(
@@ -95,16 +102,19 @@ def sgd_update(
     if nesterov and (momentum == 0 or dampening != 0):
         check.fail("nesterov", "True only with momentum and dampening 0", f"momentum {momentum}, dampening {dampening}")
     if momentum == 0:
-        param, grad = _vectors(("param",), param=param, grad=grad)
         momentum_buffer = None
-    else:
-        if momentum_buffer is None:
-            check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
-        param, grad, momentum_buffer = _vectors(
-            ("param", "momentum_buffer"), param=param, grad=grad, momentum_buffer=momentum_buffer
-        )
-    if param.size:
-        kernels.sgd_update(param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, first_step)
+    elif momentum_buffer is None:
+        check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
+    _sgd(param, grad, momentum_buffer, nesterov, first_step, lr, momentum, dampening, weight_decay)
+
+
+@remembered
+def _sgd(param, grad, momentum_buffer, nesterov, first_step, *numbers):
+    vectors = {"param": param, "grad": grad}
+    if momentum_buffer is not None:
+        vectors["momentum_buffer"] = momentum_buffer
+    vectors = _vectors(("param", "momentum_buffer"), **vectors)
+    return _in_place("sgd", *vectors, *[None] * (3 - len(vectors)), integers=(nesterov, first_step))
 
 
 def adam_update(
@@ -170,16 +180,17 @@ def adam_update(
     eps = number("eps", eps, 0)
     weight_decay = number("weight_decay", weight_decay, 0)
     decoupled = flag("decoupled", decoupled)
-    written = ("param", "exp_avg", "exp_avg_sq")
-    param, grad, exp_avg, exp_avg_sq = _vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     step_size = lr / (1 - beta1**step)
     correction = 1 / math.sqrt(1 - beta2**step)
     shrink = 1 - lr * weight_decay if decoupled else 1.0
-    if param.size:
-        kernels.adam_update(
-            param, grad, exp_avg, exp_avg_sq, step_size, correction, beta1, beta2, eps,
-            0.0 if decoupled else weight_decay, shrink,
-        )  # fmt: skip
+    numbers = step_size, correction, beta1, beta2, eps, 0.0 if decoupled else weight_decay, shrink
+    _adam(param, grad, exp_avg, exp_avg_sq, *map(float, numbers))
+
+
+@remembered
+def _adam(param, grad, exp_avg, exp_avg_sq, *numbers):
+    written = ("param", "exp_avg", "exp_avg_sq")
+    return _in_place("adam", *_vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq))
 
 
 def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
@@ -216,13 +227,10 @@ def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:
     >>> F.clip_grad_norm(grad, 1.0), grad.round(4)
     (5.0, array([0.6, 0.8]))
     """
-    max_norm = number("max_norm", max_norm, 0)
+    return _clip(grad, number("max_norm", max_norm, 0))
+
+
+@remembered
+def _clip(grad, max_norm):
     (grad,) = _vectors(("grad",), grad=grad)
-    partials = np.zeros(kernels.blocks(grad.size))
-    if grad.size:
-        kernels.sums_of_squares(grad, partials)
-    norm = math.sqrt(partials.sum())
-    coefficient = max_norm / (norm + 1e-6)
-    if grad.size and not coefficient >= 1:
-        kernels.scale(grad, coefficient)
-    return norm
+    return _in_place("clip", grad, number=True) if grad.size else 0.0

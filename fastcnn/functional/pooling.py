@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import required
+from fastcnn.functional._arrays import new_images, required, zeros
+from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._types import Array, Shape, Size
-from fastcnn.kernels import pooling as _pooling
 
 # A tap, and an index counted from the window's first tap, are 32-bit numbers inside the kernels.
 _MOST = 2**31 - 1
@@ -130,15 +130,17 @@ def _meets_input(size: int, kernel: int, stride: int, padding: int, dilation: in
 
 
 def _output(out, size, input, dims, channels_last):
-    """The (N, C, H, W) array that the output goes to: a new one, or a view of `out`."""
+    """The (N, C, H, W) array that the output goes to: a new one, or `out`."""
+    result = new_images(size, dims, input.ndim == dims + 2, channels_last, input.dtype)
     if out is None:
-        return check.empty(size, input.dtype, channels_last)
-    expected = (size if dims == 2 else size[:2] + size[3:])[dims + 2 - input.ndim :]
-    check.destination(out, expected, input.dtype, input=input)
-    return check.in_order(_images("out", out, dims), channels_last)
+        return result
+    check.destination(out, result[0], input.dtype, input=input)
+    check.in_order(_images("out", out, dims), channels_last)
+    return out
 
 
-def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out=None):
+@remembered
+def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out):
     """Return the maxima, and what `keep` names: 'taps', 'indices' or None."""
     (input,) = required(input=input)
     images = _images("input", input, dims)
@@ -148,16 +150,14 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     images, channels_last = check.ordered(images)
     window = geometry.window(images.shape, channels_last)
     size = (*images.shape[:2], *geometry.places)
-    output = _output(out, size, input, dims, channels_last)
-    if keep is None:
-        if output.size:
-            _pooling.max_pool_values(images, output, window)
-        return _as_given(output, input.ndim, dims) if out is None else out
-    dtype = _taps_dtype(geometry) if keep == "taps" else np.int64
-    marks = check.empty(size, dtype, channels_last)
-    if output.size:
-        _pooling.max_pool(images, output, marks, window)
-    return _as_given(output, input.ndim, dims) if out is None else out, _as_given(marks, input.ndim, dims)
+    results = [_output(out, size, input, dims, channels_last)]
+    if keep is not None:
+        dtype = _taps_dtype(geometry) if keep == "taps" else np.int64
+        results.append(new_images(size, dims, input.ndim == dims + 2, channels_last, dtype))
+    if not input.size:
+        return zeros(tuple(results))
+    bytes_of_mark = 0 if keep is None else results[1][2].itemsize
+    return Call("max_pool", (images,), tuple(results), window=window, integers=(bytes_of_mark,))
 
 
 def _taps_dtype(geometry: _Geometry) -> type:
@@ -170,6 +170,7 @@ def _index_window(size, places, channels_last):
     return check.window(size, places, one, one, (0, 0), one, channels_last)
 
 
+@remembered
 def _add_at(grad_output, indices, input_shape, dims):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
@@ -184,11 +185,16 @@ def _scatter(values, indices, size, given, dims, add):
     indices = _marks("indices", indices, np.int64, _as_given(values, given, dims).shape, dims)
     indices, channels_last = check.ordered(indices, _channels_last(indices))
     values, _ = check.ordered(values, channels_last)
-    planes = check.empty(size, values.dtype, channels_last)
+    result = new_images(size, dims, given == dims + 2, channels_last, values.dtype)
+    if not math.prod(size):
+        return zeros((result,))
     window = _index_window(size, values.shape[2:], channels_last)
-    if planes.size and not _pooling.scatter(values, indices, planes, window, add):
-        check.fail("indices", f"places in the plane, 0 to {size[2] * size[3] - 1}", _range(indices))
-    return _as_given(planes, given, dims)
+    refused = partial(_fail_indices, indices, size)
+    return Call("scatter", (values, indices), (result,), window=window, integers=(add,), refused=refused)
+
+
+def _fail_indices(indices, size):
+    check.fail("indices", f"places in the plane, 0 to {size[2] * size[3] - 1}", _range(indices))
 
 
 @overload
@@ -465,7 +471,7 @@ def max_pool2d_taps(
     >>> F.max_pool2d_taps(np.array([[[1., 5., 0.], [3., 2., 4.]]]), 2, stride=1)
     (array([[[5., 5.]]]), array([[[1, 0]]], dtype=uint8))
     """
-    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, "taps")
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, "taps", None)
 
 
 def max_pool2d_taps_backward(
@@ -511,26 +517,37 @@ def max_pool2d_taps_backward(
     array([[[ 0., 30.,  0.],
             [ 0.,  0.,  0.]]])
     """
+    geometry = kernel_size, stride, padding, dilation, ceil_mode
+    return _taps_backward(grad_output, taps, input_shape, *geometry)
+
+
+@remembered
+def _taps_backward(grad_output, taps, input_shape, *geometry):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, 2)
     size = _image_shape("input_shape", input_shape, 2, grad_output.ndim)
-    geometry = _geometry(size, 2, kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = _geometry(size, 2, *geometry)
     check.shape("grad_output", grad_output, (*size[:2], *geometry.places)[4 - grad_output.ndim :])
     taps = _marks("taps", taps, _taps_dtype(geometry), grad_output.shape, 2)
     taps, channels_last = check.ordered(taps, _channels_last(taps))
     grads, _ = check.ordered(grads, channels_last)
-    grad_input = check.empty(size, grads.dtype, channels_last)
-    if grad_input.size and not _pooling.max_pool_taps_backward(
-        grads, taps, grad_input, geometry.window(size, channels_last)
-    ):
+    result = new_images(size, 2, grad_output.ndim == 4, channels_last, grads.dtype)
+    if not math.prod(size):
+        return zeros((result,))
+
+    def refused():
         wanted = f"taps inside the input, of windows of {math.prod(geometry.kernel)}"
         check.fail("taps", wanted, f"one that is not, among {_range(taps)}")
-    return _as_given(grad_input, grad_output.ndim, 2)
+
+    window = geometry.window(size, channels_last)
+    integers = (taps.itemsize,)
+    return Call("max_pool_backward", (grads, taps), (result,), window=window, integers=integers, refused=refused)
 
 
 # --- max-unpooling --------------------------------------------------------------------------------------------------
 
 
+@remembered
 def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size):
     (input,) = required(input=input)
     images = _images("input", input, dims)
@@ -556,6 +573,7 @@ def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size)
     return _scatter(images, indices, size, input.ndim, dims, add=False)
 
 
+@remembered
 def _max_unpool_backward(grad_output, indices, dims):
     (grad_output,) = required(grad_output=grad_output)
     planes = _images("grad_output", grad_output, dims)
@@ -566,13 +584,14 @@ def _max_unpool_backward(grad_output, indices, dims):
         check.fail("indices", f"the images and channels {lead} of grad_output", f"shape {indices.shape}")
     indices = _marks("indices", indices, np.int64, indices.shape, dims)
     indices, channels_last = check.ordered(indices, _channels_last(indices))
-    left = check.empty(planes.shape, planes.dtype, channels_last)  # a copy: what is taken from it is gone
-    left[...] = planes
-    grad_input = check.empty(indices.shape, planes.dtype, channels_last)
+    result = new_images(indices.shape, dims, grad_output.ndim == dims + 2, channels_last, planes.dtype)
+    if not indices.size:
+        return zeros((result,))
+    planes, _ = check.ordered(planes, channels_last)
     window = _index_window(planes.shape, indices.shape[2:], channels_last)
-    if grad_input.size and not _pooling.take(left, indices, grad_input, window):
-        check.fail("indices", f"places in the plane, 0 to {planes.shape[2] * planes.shape[3] - 1}", _range(indices))
-    return _as_given(grad_input, grad_output.ndim, dims)
+    return Call(
+        "take", (planes, indices), (result,), window=window, refused=partial(_fail_indices, indices, planes.shape)
+    )
 
 
 def max_unpool1d(
@@ -734,18 +753,20 @@ def _override(value: object) -> int:
     return number
 
 
+@remembered
 def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out):
     (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
     images, channels_last = check.ordered(images)
-    output = _output(out, (*images.shape[:2], *geometry.places), input, dims, channels_last)
-    if output.size:
-        _pooling.avg_pool(images, output, geometry.window(images.shape, channels_last), *rule)
-    return _as_given(output, input.ndim, dims) if out is None else out
+    result = _output(out, (*images.shape[:2], *geometry.places), input, dims, channels_last)
+    if not input.size:
+        return zeros((result,))
+    return Call("avg_pool", (images,), (result,), window=geometry.window(images.shape, channels_last), integers=rule)
 
 
+@remembered
 def _avg_pool_backward(
     grad_output, dims, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
 ):
@@ -757,10 +778,11 @@ def _avg_pool_backward(
     places = geometry.places[2 - dims :]
     check.shape("grad_output", grad_output, (*size[:2], *places)[dims + 2 - grad_output.ndim :])
     grads, channels_last = check.ordered(grads, _channels_last(grads))
-    grad_input = check.empty(size, grads.dtype, channels_last)
-    if grad_input.size:
-        _pooling.avg_pool_backward(grads, grad_input, geometry.window(size, channels_last), *rule)
-    return _as_given(grad_input, grad_output.ndim, dims)
+    result = new_images(size, dims, grad_output.ndim == dims + 2, channels_last, grads.dtype)
+    if not math.prod(size):
+        return zeros((result,))
+    window = geometry.window(size, channels_last)
+    return Call("avg_pool_backward", (grads,), (result,), window=window, integers=rule)
 
 
 def avg_pool1d(
@@ -957,6 +979,7 @@ def avg_pool2d_backward(
 # --- adaptive average pooling ---------------------------------------------------------------------------------------
 
 
+@remembered
 def _adaptive_avg_pool(input, dims, output_size):
     (input,) = required(input=input)
     images = _images("input", input, dims)
@@ -966,12 +989,13 @@ def _adaptive_avg_pool(input, dims, output_size):
     size = (*images.shape[:2], *((1,) * (2 - dims)), *extents)
     check.fits("output_size", size)
     images, channels_last = check.ordered(images)
-    output = check.empty(size, images.dtype, channels_last)
-    if output.size:
-        _pooling.adaptive_avg_pool(images, output, _index_window(images.shape, size[2:], channels_last))
-    return _as_given(output, input.ndim, dims)
+    result = new_images(size, dims, input.ndim == dims + 2, channels_last, images.dtype)
+    if not input.size:
+        return zeros((result,))
+    return Call("adaptive", (images,), (result,), window=_index_window(images.shape, size[2:], channels_last))
 
 
+@remembered
 def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
@@ -979,10 +1003,10 @@ def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
     if grads.shape[:2] != size[:2]:
         check.fail("grad_output", f"the images and channels of input_shape {tuple(input_shape)}", grad_output.shape)
     grads, channels_last = check.ordered(grads, _channels_last(grads))
-    grad_input = check.empty(size, grads.dtype, channels_last)
-    if grad_input.size:
-        _pooling.adaptive_avg_pool_backward(grads, grad_input, _index_window(size, grads.shape[2:], channels_last))
-    return _as_given(grad_input, grad_output.ndim, dims)
+    result = new_images(size, dims, grad_output.ndim == dims + 2, channels_last, grads.dtype)
+    if not math.prod(size):
+        return zeros((result,))
+    return Call("adaptive_backward", (grads,), (result,), window=_index_window(size, grads.shape[2:], channels_last))
 
 
 def adaptive_avg_pool1d(input: Array, output_size: Size) -> np.ndarray:

@@ -31,12 +31,13 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Sum, micro
-from .matrix cimport matrix_backward_data, matrix_backward_weight, matrix_forward, matrix_scratch
+from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
     ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
     run_tile,
 )
 from .threads cimport thread_index, threads_for
+from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
 
 # Bytes of source that a block copies or walks: a quarter to an eighth of the L2 caches met today (1 to 2 MB a core).
@@ -47,6 +48,8 @@ cdef Py_ssize_t SUM_STEPS = 1024
 cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
 # Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
 cdef Py_ssize_t TASKS = 16
+# Places of a part in backward-weight, at least, where there are more than two parts.
+cdef Py_ssize_t PART_PLACES = 64
 cdef enum:
     WINDOW_RUN = 8  # elements that copy a run of a short window: more than it has, but a fixed number is two moves
 
@@ -171,7 +174,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
     s.partial = s.bias
     if not weights:
         s.partial += aligned(itemsize * (round_up(job.groups, lanes) if job.depthwise else
-                                          job.groups * job.panels * job.panel))
+                                         job.groups * job.panels * job.panel))
     s.slices = s.partial + aligned(itemsize * partial)
     # Vector loads of the last channels may run past the copy by less than two registers, copies of a run by less than
     # WINDOW_RUN elements.
@@ -303,8 +306,8 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
             a = source + c0 + row0 * job.row + column0 * job.pixel
         else:
             copy_pixels(source + c0 * job.source.channel, &job.source, row0,
-                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
-                         job.chunk)
+                        (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
+                        job.chunk)
             a = copy
         for p in range(part * job.panels // job.parts, (part + 1) * job.panels // job.parts):
             b = packed + (c0 * job.panels + p * channels) * taps * job.panel
@@ -322,7 +325,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                         run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
                     else:
                         run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
-                                  job.panel)
+                                 job.panel)
                         put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
 
 
@@ -357,7 +360,7 @@ cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offse
                 x = p * wide
                 n = min(wide, columns - x)
                 run_tile(job.outputs, n, &s, weight + q * job.chunk * job.w_input, copy + y * job.sy * job.row + x,
-                          zeros, tile, wide)
+                         zeros, tile, wide)
                 c = dest + y * job.dest_sy * job.dest.row + x * out_pixel
                 for o in range(job.outputs):
                     for r in range(n):
@@ -391,7 +394,7 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
         a = source + row0 * job.row + column0 * job.pixel
     else:
         copy_pixels(source, &job.source, row0, (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0,
-                     job.span_x, channels, copy, job.chunk)
+                    job.span_x, channels, copy, job.chunk)
         a = copy
     for y in range(rows):
         for k in range(pieces(channels, job.panel)):
@@ -446,6 +449,18 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
                    <floating*>(slice + s.copy))
 
 
+cdef void _do(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
+              char* scratch, int threads) noexcept nogil:
+    """Do a job the fastest way; by direct sums of fp32 where that one gives it up."""
+    if floating is float:
+        if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
+            return
+    if winograd_fits(job, sizeof(floating), False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
+        return
+    _tile(job, sizeof(floating), False)
+    _run(job, source, weight, bias, dest, scratch, threads)
+
+
 cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
                            const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
                            int threads) noexcept nogil:
@@ -453,13 +468,8 @@ cdef void conv_forward_ptr(const floating* input, const floating* weight, const 
 
     `scratch` has conv_scratch(FORWARD, ...) bytes for `threads` threads; at most so many are used.
     """
-    cdef Job job
-    if floating is float:
-        if matrix_forward(input, weight, bias, output, g, outputs, groups, scratch, threads):
-            return
-    job = forward_job(g, outputs, groups)
-    _tile(&job, sizeof(floating), False)
-    _run(&job, input, weight, bias, output, aligned_start(scratch), threads)
+    cdef Job job = forward_job(g, outputs, groups)
+    _do(&job, input, weight, bias, output, aligned_start(scratch), threads)
 
 
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
@@ -468,14 +478,10 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
     """grad_input (n, c, h, w), all of it overwritten, of grad_output (n, outputs, oh, ow)."""
     cdef Job job
     cdef Py_ssize_t ry, rx
-    if floating is float:
-        if matrix_backward_data(grad_output, weight, grad_input, g, outputs, groups, scratch, threads):
-            return
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)
-            _tile(&job, sizeof(floating), False)
-            _run(&job, grad_output, weight, <const floating*>NULL, grad_input, aligned_start(scratch), threads)
+            _do(&job, grad_output, weight, <const floating*>NULL, grad_input, aligned_start(scratch), threads)
 
 
 # --- backward-weight ------------------------------------------------------------------------------------------------
@@ -484,7 +490,9 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
 cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
     """Parts that the blocks of all images are cut into, each with a partial sum of its own."""
     cdef Py_ssize_t tasks = job.chunks * (1 if job.depthwise else job.groups)
-    return max(1, min(job.batches * job.yblocks * job.xblocks, pieces(TASKS, tasks)))
+    # A part's sum is cleared, walked and added up: so that this costs little, it has PART_PLACES to add.
+    return max(1, min(job.batches * job.yblocks * job.xblocks, pieces(TASKS, tasks),
+                      max(2, job.n * job.ny * job.nx // PART_PLACES)))
 
 
 cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
@@ -502,7 +510,8 @@ cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) no
         tile = 0 if job.dest.channel == 1 else job.rows * job.columns * round_up(job.chunk, job.panel)
     # The bias partials (one row a part) come after the weights'.
     return _layout(job, threads, itemsize,
-                   _weight_parts(job) * (_partial_size(job) + round_up(job.groups * job.outputs, job.panel)), tile, True)
+                   _weight_parts(job) * (_partial_size(job) + round_up(job.groups * job.outputs, job.panel)), tile,
+                   True)
 
 
 cdef inline void _add_places(const floating* grad, Py_ssize_t places, Py_ssize_t pitch, Py_ssize_t channels,
@@ -549,8 +558,8 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
             a = copy
             for i in range(images):
                 copy_pixels(source + (image + i) * job.source.image, &job.source, row0,
-                             (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels,
-                             copy + i * size, job.chunk)
+                            (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels,
+                            copy + i * size, job.chunk)
         # The gradient panel by panel: a tile then walks contiguous memory, whole registers of it.
         s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.panel
         for p in range(job.panels):
@@ -558,7 +567,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
             dy = grad_copy
             for i in range(images):
                 copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
-                             rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
+                            rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
             if partial_bias != NULL:
                 _add_places(dy, images * rows * columns, job.panel, n, partial_bias + p * job.panel)
             for seg in range(job.segments):
@@ -566,7 +575,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
                     r = t * depth // tiles
                     m = (t + 1) * depth // tiles - r
                     run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
-                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
+                             partial + (seg * depth + r) * pitch + p * job.panel, pitch)
 
 
 cdef inline void _copy_window(const floating* source, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t depth,
@@ -607,8 +616,8 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
         out = windows
         for i in range(images):
             copy_pixels(source + (image + i) * job.source.image, &job.source, top * job.sy + job.y0,
-                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
-                         job.inputs, copy + i * size, job.chunk)
+                        (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
+                        job.inputs, copy + i * size, job.chunk)
             for y in range(rows):
                 a = copy + i * size + y * job.sy * job.row
                 for x in range(columns):
@@ -621,9 +630,9 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
             m = (o + 1) * job.outputs // tiles - k
             for p in range(pieces(job.window, wide)):
                 run_tile(m, min(wide, job.window - p * wide), &s,
-                          grad + (image * job.dest.image + top * job.dest.row + left * job.dest.pixel
-                                  + k * job.dest.channel),
-                          windows + p * wide, <const floating*>NULL, partial + k * job.window + p * wide, job.window)
+                         grad + (image * job.dest.image + top * job.dest.row + left * job.dest.pixel
+                                 + k * job.dest.channel),
+                         windows + p * wide, <const floating*>NULL, partial + k * job.window + p * wide, job.window)
     if partial_bias != NULL:
         for o in range(job.outputs):
             partial_bias[group * job.outputs + o] = partial[o * job.window + taps]
@@ -660,8 +669,8 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
             a = source + image * job.source.image + row0 * job.row + column0 * job.pixel
         else:
             copy_pixels(source + image * job.source.image, &job.source, row0,
-                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
-                         job.chunk)
+                        (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
+                        job.chunk)
             a = copy
         if job.dest.channel == 1:
             dy = grad + image * job.dest.image + top * job.dest.row + left * job.dest.pixel
@@ -670,7 +679,7 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
             grad_pixel = round_up(job.chunk, job.panel)
             grad_row = columns * grad_pixel
             copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, channels, grad_copy,
-                         grad_pixel)
+                        grad_pixel)
             dy = grad_copy
         s.depth, s.b_step = columns, grad_pixel
         for y in range(rows):
@@ -738,8 +747,12 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     cdef floating* partial_bias
     cdef floating* bias
     if floating is float:
-        if matrix_backward_weight(grad_output, input, grad_weight, grad_bias, g, outputs, groups, scratch, threads):
+        if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
+                                                                      start, threads):
             return
+    if winograd_fits(&job, sizeof(floating), True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
+                                                                            grad_bias, start, threads):
+        return
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
@@ -786,27 +799,31 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
 # --- scratch size and the typed doors -------------------------------------------------------------------------------
 
 
+cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    cdef Py_ssize_t most = 0
+    cdef Scratch s
+    if winograd_fits(job, itemsize, weights):
+        most = winograd_scratch(job, threads, itemsize, weights)
+    if matrix_fits(job, itemsize):
+        most = max(most, matrix_scratch(job, threads, weights))
+    _tile(job, itemsize, weights)
+    s = _weight_layout(job, threads, itemsize) if weights else _job_layout(job, threads, itemsize)
+    return max(most, s.bytes)
+
+
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil:
     """Bytes of scratch that a pass needs for `threads` threads (at least one), from the shape alone."""
     cdef Job job
-    cdef Scratch s
-    cdef Py_ssize_t ry, rx, most = matrix_scratch(which, g, outputs, groups, threads) if itemsize == 4 else 0
-    if which == BACKWARD_DATA:
-        for ry in range(min(g.sh, g.h)):
-            for rx in range(min(g.sw, g.w)):
-                job = data_job(g, outputs, groups, ry, rx)
-                _tile(&job, itemsize, False)
-                s = _job_layout(&job, threads, itemsize)
-                most = max(most, s.bytes)
-        return most
-    job = forward_job(g, outputs, groups)
-    _tile(&job, itemsize, which == BACKWARD_WEIGHT)
-    if which == BACKWARD_WEIGHT:
-        s = _weight_layout(&job, threads, itemsize)
-    else:
-        s = _job_layout(&job, threads, itemsize)
-    return max(most, s.bytes)
+    cdef Py_ssize_t ry, rx, most = 0
+    if which != BACKWARD_DATA:
+        job = forward_job(g, outputs, groups)
+        return _job_scratch(&job, threads, itemsize, which == BACKWARD_WEIGHT)
+    for ry in range(min(g.sh, g.h)):
+        for rx in range(min(g.sw, g.w)):
+            job = data_job(g, outputs, groups, ry, rx)
+            most = max(most, _job_scratch(&job, threads, itemsize, False))
+    return most
 
 
 def scratch_bytes(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, int threads, Py_ssize_t itemsize):

@@ -41,6 +41,24 @@ cdef extern from "micro/micro.h" nogil:
                                       Py_ssize_t) noexcept nogil
         void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
                                       Py_ssize_t) noexcept nogil
+        void (*winograd_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
+                                    Py_ssize_t) noexcept nogil
+        void (*winograd_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
+                                  Py_ssize_t) noexcept nogil
+        int (*winograd_dest_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*, float*,
+                                 Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*winograd_weight_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        void (*winograd_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
+                                         Py_ssize_t) noexcept nogil
+        void (*winograd_source_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
+                                    Py_ssize_t) noexcept nogil
+        void (*winograd_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
+                                  Py_ssize_t) noexcept nogil
+        int (*winograd_dest_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*, double*,
+                                 Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*winograd_weight_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
+        void (*winograd_weight_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*,
+                                         Py_ssize_t) noexcept nogil
         const Matrix* matrix
 
 

@@ -27,10 +27,8 @@ from cython.parallel cimport prange
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from .conv cimport BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, Pass
-from .geometry cimport Window
 from .isa cimport Matrix, Steps, matrix_planes, micro
-from .jobs cimport Image, Job, aligned, aligned_start, data_job, forward_job, pieces, round_up
+from .jobs cimport Image, Job, aligned, pieces, round_up
 from .threads cimport thread_index, threads_for
 
 
@@ -64,11 +62,11 @@ cdef inline bint _risky(uint32_t a, uint32_t b) noexcept nogil:
     return a != 0 and b != 0 and min(min(x, y), x + y) < -90
 
 
-cdef inline bint _suits(const Job* job) noexcept nogil:
+cdef bint matrix_fits(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Whether a job is faster here than in FMA tiles: enough channels, and of the computed places half are stored."""
     cdef const Matrix* m = micro().matrix
     cdef Py_ssize_t width = job.nx + max(0, job.taps_x - 1) * job.tx // job.sx
-    if m == NULL or (job.inputs == 1 and job.outputs == 1) or min(job.inputs, job.outputs) < m.least:
+    if m == NULL or itemsize != 4 or (job.inputs == 1 and job.outputs == 1) or min(job.inputs, job.outputs) < m.least:
         return False
     return m.least == 1 or 2 * job.ny * job.nx >= round_up((job.ny - 1) * width + job.nx, 16)
 
@@ -187,7 +185,7 @@ cdef Plan _plan(const Job* job, int threads) noexcept nogil:
     p.temp = p.height * p.width * place + 2 * TILE
     p.tile = p.temp + aligned(sizeof(float) * max(p.width * DEEP, DEEP * 16))
     p.slice = p.tile + 4 * TILE + ROW
-    p.bytes = p.slices + threads * p.slice + ROW
+    p.bytes = p.slices + threads * p.slice
     return p
 
 
@@ -290,9 +288,10 @@ cdef inline void _store(const Job* job, const Plan* plan, const float* tile, con
         y += 1
 
 
-cdef bint _run(const Job* job, int planes, const float* source, const float* weight, const float* bias, float* dest,
-               char* scratch, int threads) noexcept nogil:
-    """Run a job; False where it must be given up."""
+cdef bint matrix_sums(const Job* job, const float* source, const float* weight, const float* bias, float* dest,
+                      char* scratch, int threads) noexcept nogil:
+    """Forward and backward-data; bias may be NULL."""
+    cdef int planes = matrix_planes()
     cdef Plan plan = _plan(job, threads)
     cdef Py_ssize_t* offset = <Py_ssize_t*>scratch
     cdef uint32_t* peaks = <uint32_t*>(scratch + plan.peaks)
@@ -330,26 +329,6 @@ cdef bint _run(const Job* job, int planes, const float* source, const float* wei
     for i in range(threads):
         if given_up[i]:
             return False
-    return True
-
-
-cdef bint matrix_forward(const float* input, const float* weight, const float* bias, float* output, const Window* g,
-                         Py_ssize_t outputs, Py_ssize_t groups, void* scratch, int threads) noexcept nogil:
-    cdef Job job = forward_job(g, outputs, groups)
-    return _suits(&job) and _run(&job, matrix_planes(), input, weight, bias, output, aligned_start(scratch), threads)
-
-
-cdef bint matrix_backward_data(const float* grad_output, const float* weight, float* grad_input, const Window* g,
-                               Py_ssize_t outputs, Py_ssize_t groups, void* scratch, int threads) noexcept nogil:
-    cdef Job job
-    cdef Py_ssize_t ry, rx
-    cdef int planes = matrix_planes()  # read once: all phases have the same
-    for ry in range(min(g.sh, g.h)):
-        for rx in range(min(g.sw, g.w)):
-            job = data_job(g, outputs, groups, ry, rx)
-            if not (_suits(&job) and _run(&job, planes, grad_output, weight, <const float*>NULL, grad_input,
-                                             aligned_start(scratch), threads)):
-                return False
     return True
 
 
@@ -416,7 +395,7 @@ cdef WeightPlan _weight_plan(const Job* job, int threads) noexcept nogil:
     p.slice = max(4 * TILE, sizeof(float) * 16 * (2 * p.pairs + 2)) + ROW
     p.slice = max(p.slice, sizeof(float) * 16 * p.height * p.width)
     p.slice = aligned(p.slice)
-    p.bytes = p.slices + threads * p.slice + ROW
+    p.bytes = p.slices + threads * p.slice
     return p
 
 
@@ -505,25 +484,20 @@ cdef void _unpack(const Job* job, const WeightPlan* plan, Py_ssize_t group, Py_s
                                                     + output % WIDE * WIDE + c % WIDE]
 
 
-cdef bint matrix_backward_weight(const float* grad_output, const float* input, float* grad_weight, float* grad_bias,
-                                 const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
-                                 int threads) noexcept nogil:
-    cdef Job job = forward_job(g, outputs, groups)
-    cdef WeightPlan plan
-    cdef char* start = aligned_start(scratch)
-    cdef char* slice
-    cdef Py_ssize_t* offset = <Py_ssize_t*>start
-    cdef uint32_t* peaks
-    cdef uint32_t input_peak, grad_peak
-    cdef float* totals
-    cdef float* sums
+cdef bint matrix_weight_grad(const Job* job, const float* grad_output, const float* source, float* grad_weight,
+                             float* grad_bias, char* scratch, int threads) noexcept nogil:
+    """grad_weight and, unless NULL, grad_bias."""
     cdef int planes = matrix_planes()
-    cdef Py_ssize_t i, j, y, x, shift, batch, first, blocks, tasks, task, inputs, o, pair, block
-    cdef Py_ssize_t work = g.n * g.oh * g.ow * outputs * (1 + g.kh * g.kw * g.c // groups)
-    if not _suits(&job):
-        return False
-    plan = _weight_plan(&job, threads)
-    peaks, totals, sums = <uint32_t*>(start + plan.peaks), <float*>(start + plan.bias), <float*>(start + plan.sums)
+    cdef WeightPlan plan = _weight_plan(job, threads)
+    cdef char* slice
+    cdef Py_ssize_t* offset = <Py_ssize_t*>scratch
+    cdef uint32_t* peaks = <uint32_t*>(scratch + plan.peaks)
+    cdef float* totals = <float*>(scratch + plan.bias)
+    cdef float* sums = <float*>(scratch + plan.sums)
+    cdef uint32_t input_peak, grad_peak
+    cdef Py_ssize_t i, j, y, x, shift, batch, first, blocks, tasks, task, o, block
+    cdef Py_ssize_t groups = job.groups, outputs = groups * job.outputs, inputs = groups * plan.channels
+    cdef Py_ssize_t work = job.n * job.ny * job.nx * outputs * (1 + plan.taps * job.inputs)
     for i in range(job.taps_y):
         for j in range(job.taps_x):
             y, x = i * job.ty, j * job.tx
@@ -532,23 +506,22 @@ cdef bint matrix_backward_weight(const float* grad_output, const float* input, f
                                           + ((y % job.sy * plan.fx + x % job.sx) * plan.pairs + shift // 2) * ROW)
     if grad_bias != NULL:
         memset(grad_bias, 0, outputs * sizeof(float))
-    inputs = groups * plan.channels
     for batch in range(plan.batches):
         first = batch * plan.blocks // plan.batches
         blocks = (batch + 1) * plan.blocks // plan.batches - first
         tasks = blocks * (inputs + groups * plan.outputs)
         for task in prange(tasks, schedule="dynamic",
                            num_threads=min(threads, threads_for(tasks, tasks * plan.pairs * 64))):
-            slice = start + plan.slices + thread_index() * plan.slice
+            slice = scratch + plan.slices + thread_index() * plan.slice
             block, i = task // (inputs + groups * plan.outputs), task % (inputs + groups * plan.outputs)
             if i < inputs:
-                peaks[task] = _split_input(&job, &plan, planes, first + block, i // plan.channels, i % plan.channels,
-                                           input, start + plan.input + (block * inputs + i) * plan.input_tile,
+                peaks[task] = _split_input(job, &plan, planes, first + block, i // plan.channels, i % plan.channels,
+                                           source, scratch + plan.input + (block * inputs + i) * plan.input_tile,
                                            <float*>slice)
             else:
                 i = block * groups * plan.outputs + i - inputs
-                peaks[task] = _split_grad(&job, &plan, planes, first + block, i // plan.outputs % groups,
-                                          i % plan.outputs, grad_output, start + plan.grad + i * plan.grad_tile,
+                peaks[task] = _split_grad(job, &plan, planes, first + block, i // plan.outputs % groups,
+                                          i % plan.outputs, grad_output, scratch + plan.grad + i * plan.grad_tile,
                                           totals + i * 16, <float*>slice)
         input_peak = grad_peak = 0
         for task in range(tasks):
@@ -565,30 +538,18 @@ cdef bint matrix_backward_weight(const float* grad_output, const float* input, f
         tasks = groups * (plan.outputs // 2) * (plan.channels // 2) * plan.pieces
         for task in prange(tasks, schedule="dynamic",
                            num_threads=min(threads, threads_for(tasks, work // (64 * plan.batches)))):
-            slice = start + plan.slices + thread_index() * plan.slice
-            _multiply(&job, &plan, planes, task, blocks, batch > 0, offset, start + plan.input, start + plan.grad, sums,
+            slice = scratch + plan.slices + thread_index() * plan.slice
+            _multiply(job, &plan, planes, task, blocks, batch > 0, offset, scratch + plan.input, scratch + plan.grad, sums,
                       slice)
     for task in prange(outputs, schedule="static",
                        num_threads=min(threads, threads_for(outputs, outputs * job.inputs * plan.taps))):
-        _unpack(&job, &plan, task // job.outputs, task % job.outputs, sums, grad_weight)
+        _unpack(job, &plan, task // job.outputs, task % job.outputs, sums, grad_weight)
     return True
 
 
 # --- scratch --------------------------------------------------------------------------------------------------------
 
 
-cdef Py_ssize_t matrix_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
-                               int threads) noexcept nogil:
-    cdef Job job = forward_job(g, outputs, groups)
-    cdef Py_ssize_t ry, rx, most = 0
-    if not _suits(&job):
-        return 0
-    if which == FORWARD:
-        return _plan(&job, threads).bytes
-    if which == BACKWARD_WEIGHT:
-        return _weight_plan(&job, threads).bytes
-    for ry in range(min(g.sh, g.h)):
-        for rx in range(min(g.sw, g.w)):
-            job = data_job(g, outputs, groups, ry, rx)
-            most = max(most, _plan(&job, threads).bytes)
-    return most
+cdef Py_ssize_t matrix_scratch(const Job* job, int threads, bint weights) noexcept nogil:
+    """Bytes, from an aligned start on."""
+    return ROW + (_weight_plan(job, threads).bytes if weights else _plan(job, threads).bytes)

@@ -44,52 +44,74 @@ cdef inline int _class_of(Py_ssize_t bytes, Py_ssize_t* size) noexcept nogil:
     return shift * 8 + <int>(eighths - 8)
 
 
+cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
+    """A block of at least `bytes`, from its list or from the C library."""
+    cdef Free* head
+    cdef char* start
+    cdef Py_ssize_t size
+    cdef int which = _class_of(max(bytes, 64), &size)
+    global _cached
+    with _lock:
+        head = _lists[which]
+        if head != NULL:
+            _lists[which] = head.next
+            _cached -= size
+    if head != NULL:
+        raw[0] = head.raw
+        return <char*>head
+    start = fastcnn_new_block(size, raw)
+    if start == NULL:
+        _empty()
+        start = fastcnn_new_block(size, raw)
+    return start
+
+
+cdef void give_back(char* start, void* raw, Py_ssize_t bytes) noexcept:
+    """Put a block at the head of its list, or free it where enough wait already."""
+    cdef Free* head = <Free*>start
+    cdef Py_ssize_t size
+    cdef int which = _class_of(max(bytes, 64), &size)
+    cdef bint keep = False
+    global _cached
+    with _lock:
+        if _cached + size <= LIMIT:
+            keep = True
+            head.raw = raw
+            head.next = _lists[which]
+            _lists[which] = head
+            _cached += size
+    if not keep:
+        free(raw)
+
+
 cdef class Block:
     """A writable buffer of `bytes` bytes, the base of one array; its memory is kept when it dies."""
-    cdef char* start
-    cdef void* raw
-    cdef Py_ssize_t bytes
 
-    def __cinit__(self, Py_ssize_t bytes):
-        cdef Free* head
-        cdef Py_ssize_t size
-        cdef int which = _class_of(max(bytes, 64), &size)
-        global _cached
-        self.bytes = bytes
-        with _lock:
-            head = _lists[which]
-            if head != NULL:
-                _lists[which] = head.next
-                _cached -= size
-                self.start, self.raw = <char*>head, head.raw
-        if self.start == NULL:
-            self.start = fastcnn_new_block(size, &self.raw)
-            if self.start == NULL:
-                empty_cache()
-                self.start = fastcnn_new_block(size, &self.raw)
-                if self.start == NULL:
-                    raise MemoryError(f"no memory for an array of {bytes} bytes")
+    def __cinit__(self, Py_ssize_t bytes=0):
+        if bytes:
+            _fill(self, bytes)
 
     def __dealloc__(self):
-        cdef Free* head = <Free*>self.start
-        cdef Py_ssize_t size
-        cdef int which = _class_of(max(self.bytes, 64), &size)
-        cdef bint keep = False
-        global _cached
-        if head == NULL:
-            return
-        with _lock:
-            if _cached + size <= LIMIT:
-                keep = True
-                head.raw = self.raw
-                head.next = _lists[which]
-                _lists[which] = head
-                _cached += size
-        if not keep:
-            free(self.raw)
+        if self.start != NULL:
+            give_back(self.start, self.raw, self.bytes)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.start, self.bytes, 0, flags)
+
+
+cdef int _fill(Block block, Py_ssize_t bytes) except -1:
+    block.start = borrow(bytes, &block.raw)
+    if block.start == NULL:
+        raise MemoryError(f"no memory for an array of {bytes} bytes")
+    block.bytes = bytes
+    return 0
+
+
+cdef Block new_block(Py_ssize_t bytes):
+    """Block(bytes), for other compiled modules: without a Python call."""
+    cdef Block block = Block.__new__(Block)
+    _fill(block, bytes)
+    return block
 
 
 def cached_bytes():
@@ -108,6 +130,10 @@ def empty_cache():
     >>> import fastcnn
     >>> fastcnn.empty_cache()
     """
+    _empty()
+
+
+cdef void _empty() noexcept:
     cdef Free* head
     cdef int which
     global _cached

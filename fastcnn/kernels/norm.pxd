@@ -1,15 +1,25 @@
 from cython cimport floating
 
+
 cdef Py_ssize_t batch_norm_blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil
 cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
                                floating* centre, double* partials, double* mean, double* var) noexcept nogil
-cdef void normalize_ptr(const floating* input, const double* mean, const double* scale, const double* shift,
-                        floating* output, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
-                        bint channels_last) noexcept nogil
-cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input, const floating* mean, Py_ssize_t n,
-                              Py_ssize_t c, Py_ssize_t plane, bint channels_last, double* partials, double* grad_sum,
-                              double* product_sum) noexcept nogil
-cdef void normalize_backward_ptr(const floating* grad_output, const floating* input, const floating* mean,
-                                 const double* grad_mean, const double* slope, const double* scale,
-                                 floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
-                                 bint channels_last) noexcept nogil
+cdef void batch_norm_factors_ptr(const double* mean, const double* var, const floating* weight, const floating* bias,
+                                 double eps, Py_ssize_t c, floating* factors) noexcept nogil
+cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,
+                           floating* running) noexcept nogil
+cdef void batch_norm_apply_ptr(const floating* input, const floating* residual, const floating* mean,
+                               const floating* scale, const floating* shift, bint relu, floating* output, Py_ssize_t n,
+                               Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil
+cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, floating* masked,
+                              Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last, double* partials,
+                              double* grad_sum, double* product_sum) noexcept nogil
+cdef void batch_norm_slopes_ptr(const double* grad_sum, const double* product_sum, const floating* weight,
+                                const floating* invstd, Py_ssize_t count, Py_ssize_t c, floating* grads,
+                                floating* slopes) noexcept nogil
+cdef void batch_norm_grad_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift,
+                              const floating* grad_mean, const floating* slope, const floating* grad_scale,
+                              floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                              bint channels_last) noexcept nogil

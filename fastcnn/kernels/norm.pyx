@@ -1,13 +1,16 @@
 """Batch norm: sums over all but the channels, and the pass that uses them, forward and backward.
 
 Training reads memory twice each way: once for the sums, once to write the output. Evaluation is the second pass alone.
+What follows batch norm in a network is done in its passes: forward, a residual is added and ReLU taken in the second;
+backward, ReLU's mask is read from its output, or computed again from the input, in both.
 
 Tiling and ownership: memory is cut into tiles by its shape and order alone, and one task is one tile. Where channels
 are last, a tile is up to ROWS rows of up to PANEL neighbouring channels; rows of few channels are joined to rows of at
 least LANES columns first, so that any number of channels fills vectors. In NCHW order a tile is up to SEGMENT elements
 of a plane, as rows of PLANE_LANES columns of one channel. A column is added up in its own type over RUN rows, then in
 double. Each tile writes its sums to its own place in `partials`, and these are added in the order of the tiles: the
-number of threads changes no bit. In the second pass a tile writes its own elements of the output.
+number of threads changes no bit. In the second pass a tile writes its own elements of the output. The rows of a tile
+are micro/norm_lanes.h's, compiled for each instruction set.
 
 Sums are taken of differences from a centre near the mean, so that float32 data of mean 1000 and deviation 1 loses
 nothing. (Differences above 1e18 would overflow float32's square.)
@@ -15,8 +18,34 @@ nothing. (Differences above 1e18 would overflow float32's square.)
 
 from cython cimport floating
 from cython.parallel cimport prange
+from libc.math cimport sqrt
 
+from .isa cimport micro
 from .threads cimport threads_for
+
+
+cdef extern from "micro/norm.h" nogil:
+    ctypedef struct Rows "fastcnn_rows":
+        Py_ssize_t rows, stride, width
+
+    ctypedef struct Lanes "fastcnn_norm":
+        void (*sums_f32)(const Rows*, const float*, const float*, double*, double*) noexcept nogil
+        void (*sums_f64)(const Rows*, const double*, const double*, double*, double*) noexcept nogil
+        void (*normalize_f32)(const Rows*, const float*, const float*, const float*, const float*, const float*, int,
+                              float*) noexcept nogil
+        void (*normalize_f64)(const Rows*, const double*, const double*, const double*, const double*, const double*,
+                              int, double*) noexcept nogil
+        void (*grad_sums_f32)(const Rows*, const float*, const float*, int, const float*, const float*, const float*,
+                              const float*, float*, double*, double*) noexcept nogil
+        void (*grad_sums_f64)(const Rows*, const double*, const double*, int, const double*, const double*,
+                              const double*, const double*, double*, double*, double*) noexcept nogil
+        void (*grad_f32)(const Rows*, const float*, const float*, int, const float*, const float*, const float*,
+                         const float*, const float*, const float*, const float*, float*) noexcept nogil
+        void (*grad_f64)(const Rows*, const double*, const double*, int, const double*, const double*, const double*,
+                         const double*, const double*, const double*, const double*, double*) noexcept nogil
+
+    const Lanes* fastcnn_norm_for(const char* isa)
+    int FASTCNN_MASK_NONE, FASTCNN_MASK_OUTPUT, FASTCNN_MASK_AGAIN
 
 cdef enum:
     LANES = 64
@@ -85,82 +114,63 @@ cdef inline Tile _tile(Py_ssize_t index, Py_ssize_t n, Py_ssize_t c, Py_ssize_t 
     return t
 
 
+cdef inline void _columns(const floating* channels, Tile t, floating* columns) noexcept nogil:
+    """Lay what is given for each channel out for each column of the tile; nothing where nothing is given."""
+    cdef Py_ssize_t j, count = min(t.width, t.period)
+    if channels == NULL:
+        return
+    for j in range(count):
+        columns[j] = channels[t.channel + j]
+    for j in range(count, t.width):
+        columns[j] = columns[j - count]
+
+
+cdef inline const floating* _at(const floating* array, Py_ssize_t offset) noexcept nogil:
+    return array if array == NULL else array + offset
+
+
 # --- sums -----------------------------------------------------------------------------------------------------------
 
 
-cdef inline void _add_run(const floating* x, const floating* dy, const floating* centre, Py_ssize_t rows,
-                          Py_ssize_t stride, Py_ssize_t width, double* first, double* second) noexcept nogil:
-    """Add to each column's `first` and `second`: x - centre and its square, or dy and dy * (x - centre)."""
-    cdef floating a[PANEL]
-    cdef floating b[PANEL]
-    cdef floating d0, d1, d2, d3
-    cdef const floating* g
-    cdef Py_ssize_t i = 0, j
-    for j in range(width):
-        a[j] = 0
-        b[j] = 0
-    while i + 4 <= rows:
+cdef inline void _add_rows(const Rows* rows, const floating* x, const floating* dy, int mask, const floating* y,
+                           const floating* centre, const floating* scale, const floating* shift, floating* masked,
+                           double* first, double* second, const Lanes* lanes) noexcept nogil:
+    if floating is float:
         if dy == NULL:
-            for j in range(width):
-                d0 = x[j] - centre[j]
-                d1 = x[j + stride] - centre[j]
-                d2 = x[j + 2 * stride] - centre[j]
-                d3 = x[j + 3 * stride] - centre[j]
-                a[j] += (d0 + d1) + (d2 + d3)
-                b[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            lanes.sums_f32(rows, x, centre, first, second)
         else:
-            g = dy + i * stride
-            for j in range(width):
-                d0 = x[j] - centre[j]
-                d1 = x[j + stride] - centre[j]
-                d2 = x[j + 2 * stride] - centre[j]
-                d3 = x[j + 3 * stride] - centre[j]
-                a[j] += (g[j] + g[j + stride]) + (g[j + 2 * stride] + g[j + 3 * stride])
-                b[j] += (g[j] * d0 + g[j + stride] * d1) + (g[j + 2 * stride] * d2 + g[j + 3 * stride] * d3)
-        i += 4
-        x += 4 * stride
-    while i < rows:
+            lanes.grad_sums_f32(rows, dy, x, mask, y, centre, scale, shift, masked, first, second)
+    else:
         if dy == NULL:
-            for j in range(width):
-                d0 = x[j] - centre[j]
-                a[j] += d0
-                b[j] += d0 * d0
+            lanes.sums_f64(rows, x, centre, first, second)
         else:
-            g = dy + i * stride
-            for j in range(width):
-                a[j] += g[j]
-                b[j] += g[j] * (x[j] - centre[j])
-        i += 1
-        x += stride
-    for j in range(width):
-        first[j] += a[j]
-        second[j] += b[j]
+            lanes.grad_sums_f64(rows, dy, x, mask, y, centre, scale, shift, masked, first, second)
 
 
-cdef inline void _tile_sums(const floating* x, const floating* dy, const floating* centre, Tile t,
-                            double* partials) noexcept nogil:
+cdef inline void _tile_sums(const floating* x, const floating* dy, int mask, const floating* y,
+                            const floating* centre, const floating* scale, const floating* shift, floating* masked,
+                            Tile t, double* partials, const Lanes* lanes) noexcept nogil:
     """Set the tile's partials: two sums for each of its channels; `centre` is an array over all channels."""
-    cdef floating column_centre[PANEL]
-    cdef double first[PANEL]
-    cdef double second[PANEL]
-    cdef Py_ssize_t i, j, channels = min(t.width, t.period)
-    x += t.start
-    if dy != NULL:
-        dy += t.start
-    for j in range(channels):
-        column_centre[j] = centre[t.channel + j]
-    for j in range(channels, t.width):
-        column_centre[j] = column_centre[j - channels]
+    cdef floating[PANEL] m, s, b
+    cdef double[PANEL] first, second
+    cdef Py_ssize_t i, j, at, channels = min(t.width, t.period)
+    cdef Rows rows = Rows(0, t.stride, t.width)
+    _columns(centre, t, m)
+    _columns(scale, t, s)
+    _columns(shift, t, b)
     for j in range(t.width):
         first[j] = 0
         second[j] = 0
     for i in range(_ceil(t.rows, RUN)):
-        j = i * RUN * t.stride
-        _add_run(x + j, dy if dy == NULL else dy + j, column_centre, min(<Py_ssize_t>RUN, t.rows - i * RUN), t.stride,
-                 t.width, first, second)
+        rows.rows = min(<Py_ssize_t>RUN, t.rows - i * RUN)
+        at = t.start + i * RUN * t.stride
+        _add_rows(&rows, x + at, _at(dy, at), mask, _at(y, at), m, s, b, <floating*>_at(masked, at), first, second,
+                  lanes)
     if t.tail:
-        i = t.rows * t.stride
-        _add_run(x + i, dy if dy == NULL else dy + i, column_centre, 1, t.stride, t.tail, first, second)
+        rows.rows, rows.width = 1, t.tail
+        at = t.start + t.rows * t.stride
+        _add_rows(&rows, x + at, _at(dy, at), mask, _at(y, at), m, s, b, <floating*>_at(masked, at), first, second,
+                  lanes)
     for i in range(1, t.width // channels):
         for j in range(channels):
             first[j] += first[i * channels + j]
@@ -180,16 +190,18 @@ cdef inline void _total(const double* partials, Py_ssize_t blocks, Py_ssize_t st
         second[0] += partials[i * stride + 1]
 
 
-cdef inline void _sums(const floating* x, const floating* dy, const floating* centre, Py_ssize_t n, Py_ssize_t c,
+cdef inline void _sums(const floating* x, const floating* dy, int mask, const floating* y, const floating* centre,
+                       const floating* scale, const floating* shift, floating* masked, Py_ssize_t n, Py_ssize_t c,
                        Py_ssize_t plane, bint channels_last, double* partials, double* first,
                        double* second) noexcept nogil:
-    """Two sums for each channel, as `_add_run` describes them."""
+    """Two sums for each channel: of x - centre and its square, or of the masked dy and its product with x - centre."""
     cdef Tile t
     cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
     cdef Py_ssize_t blocks = batch_norm_blocks(n, c, plane, channels_last)
+    cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
     for i in prange(tiles, schedule="static", num_threads=threads_for(tiles, n * c * plane)):
         t = _tile(i, n, c, plane, channels_last)
-        _tile_sums(x, dy, centre, t, partials + 2 * (t.block * c + t.channel))
+        _tile_sums(x, dy, mask, y, centre, scale, shift, masked, t, partials + 2 * (t.block * c + t.channel), lanes)
     for i in prange(c, schedule="static", num_threads=threads_for(c, 2 * blocks * c)):
         _total(partials + 2 * i, blocks, 2 * c, first + i, second + i)
 
@@ -216,12 +228,14 @@ cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c
     Where a mean turns out to be more than 8 deviations from its sampled centre, the sums are taken once more around
     the means.
     """
+    cdef const floating* none = NULL
     cdef Py_ssize_t i
     cdef double count = <double>(n * plane), off
     cdef bint near
     _sample_centre(input, n, c, plane, channels_last, centre)
     for _ in range(2):
-        _sums(input, <const floating*>NULL, centre, n, c, plane, channels_last, partials, mean, var)
+        _sums(input, none, FASTCNN_MASK_NONE, none, centre, none, none, <floating*>NULL, n, c, plane, channels_last,
+              partials, mean, var)
         near = True
         for i in range(c):
             off = mean[i] / count
@@ -237,102 +251,145 @@ cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c
                 centre[i] = <floating>mean[i]
 
 
-cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input, const floating* mean, Py_ssize_t n,
-                              Py_ssize_t c, Py_ssize_t plane, bint channels_last, double* partials, double* grad_sum,
-                              double* product_sum) noexcept nogil:
-    """For each channel the sums of grad_output and of grad_output * (input - mean)."""
-    _sums(input, grad_output, mean, n, c, plane, channels_last, partials, grad_sum, product_sum)
+cdef void batch_norm_factors_ptr(const double* mean, const double* var, const floating* weight, const floating* bias,
+                                 double eps, Py_ssize_t c, floating* factors) noexcept nogil:
+    """factors (4, c): mean, 1 / sqrt(var + eps), and scale and shift of output = (input - mean) * scale + shift.
+
+    `mean` is rounded, and `shift` makes up for it. NULL for a weight of 1 and a bias of 0.
+    """
+    cdef Py_ssize_t i
+    cdef double scale
+    for i in range(c):
+        scale = 1 / sqrt(var[i] + eps)
+        factors[i] = <floating>mean[i]
+        factors[c + i] = <floating>scale
+        if weight != NULL:
+            scale *= weight[i]
+        factors[2 * c + i] = <floating>scale
+        factors[3 * c + i] = <floating>((0 if bias == NULL else bias[i]) + (factors[i] - mean[i]) * scale)
+
+
+cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,
+                           floating* running) noexcept nogil:
+    """running = (1 - momentum) * running + momentum * factor * batch."""
+    cdef Py_ssize_t i
+    for i in range(c):
+        running[i] = <floating>((1 - momentum) * running[i] + momentum * (factor * batch[i]))
+
+
+cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, floating* masked,
+                              Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last, double* partials,
+                              double* grad_sum, double* product_sum) noexcept nogil:
+    """For each channel the sums of the gradient g and of g * (input - mean).
+
+    g is grad_output where `mask` lets it through (see micro/norm.h; `output` is read for the one kind of mask, `scale`
+    and `shift` for the other), elsewhere 0; it goes to `masked` unless that is NULL.
+    """
+    _sums(input, grad_output, mask, output, mean, scale, shift, masked, n, c, plane, channels_last, partials, grad_sum,
+          product_sum)
+
+
+cdef void batch_norm_slopes_ptr(const double* grad_sum, const double* product_sum, const floating* weight,
+                                const floating* invstd, Py_ssize_t count, Py_ssize_t c, floating* grads,
+                                floating* slopes) noexcept nogil:
+    """grads (2, c): of weight and bias. slopes (3, c): what `batch_norm_grad_ptr` takes, of a batch of `count`."""
+    cdef Py_ssize_t i
+    cdef double scale, grad_weight
+    for i in range(c):
+        scale = invstd[i]
+        grad_weight = scale * product_sum[i]
+        grads[i] = <floating>grad_weight
+        grads[c + i] = <floating>grad_sum[i]
+        slopes[i] = <floating>(grad_sum[i] / count)
+        slopes[c + i] = <floating>(scale * grad_weight / count)
+        slopes[2 * c + i] = <floating>(scale if weight == NULL else weight[i] * scale)
 
 
 # --- the second pass ------------------------------------------------------------------------------------------------
 
 
-cdef inline void _normalize_tile(const floating* x, const double* mean, const double* scale, const double* shift,
-                                 floating* y, Tile t) noexcept nogil:
-    cdef floating m[PANEL]
-    cdef floating s[PANEL]
-    cdef floating b[PANEL]
-    cdef Py_ssize_t i, j, k
-    for j in range(min(t.width, t.period)):
-        k = t.channel + j
-        m[j] = <floating>mean[k]
-        s[j] = <floating>scale[k]
-        b[j] = <floating>(shift[k] + (m[j] - mean[k]) * scale[k])
-    x += t.start
-    y += t.start
-    if t.period == 1:
-        for i in range(t.rows * t.stride + t.tail):
-            y[i] = (x[i] - m[0]) * s[0] + b[0]
-        return
-    for j in range(t.period, t.width):
-        m[j] = m[j - t.period]
-        s[j] = s[j - t.period]
-        b[j] = b[j - t.period]
-    for _ in range(t.rows):
-        for j in range(t.width):
-            y[j] = (x[j] - m[j]) * s[j] + b[j]
-        x += t.stride
-        y += t.stride
-    for j in range(t.tail):
-        y[j] = (x[j] - m[j]) * s[j] + b[j]
+cdef inline void _normalize_tile(const floating* x, const floating* residual, const floating* mean,
+                                 const floating* scale, const floating* shift, bint relu, floating* y, Tile t,
+                                 const Lanes* lanes) noexcept nogil:
+    cdef floating[PANEL] m, s, b
+    cdef Rows rows = Rows(t.rows, t.stride, t.width)
+    cdef Py_ssize_t at = t.start
+    _columns(mean, t, m)
+    _columns(scale, t, s)
+    _columns(shift, t, b)
+    for _ in range(2):  # the whole rows, then the shorter one
+        if floating is float:
+            lanes.normalize_f32(&rows, x + at, _at(residual, at), m, s, b, relu, y + at)
+        else:
+            lanes.normalize_f64(&rows, x + at, _at(residual, at), m, s, b, relu, y + at)
+        if not t.tail:
+            return
+        at = t.start + t.rows * t.stride
+        rows.rows, rows.width = 1, t.tail
 
 
-cdef void normalize_ptr(const floating* input, const double* mean, const double* scale, const double* shift,
-                        floating* output, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
-                        bint channels_last) noexcept nogil:
-    """output = (input - mean) * scale + shift, with one mean, scale and shift for each channel."""
+cdef void batch_norm_apply_ptr(const floating* input, const floating* residual, const floating* mean,
+                               const floating* scale, const floating* shift, bint relu, floating* output, Py_ssize_t n,
+                               Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil:
+    """output = (input - mean) * scale + shift [+ residual, unless NULL] [, not less than 0].
+
+    There is one mean, scale and shift for each channel; `output` may be `input` or `residual`.
+    """
     cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
+    cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
     for i in prange(tiles, schedule="static", num_threads=threads_for(tiles, 2 * n * c * plane)):
-        _normalize_tile(input, mean, scale, shift, output, _tile(i, n, c, plane, channels_last))
+        _normalize_tile(input, residual, mean, scale, shift, relu, output, _tile(i, n, c, plane, channels_last), lanes)
 
 
-cdef inline void _normalize_backward_tile(const floating* dy, const floating* x, const floating* mean,
-                                          const double* grad_mean, const double* slope, const double* scale,
-                                          floating* dx, Tile t) noexcept nogil:
-    cdef floating m[PANEL]
-    cdef floating g[PANEL]
-    cdef floating k[PANEL]
-    cdef floating s[PANEL]
-    cdef Py_ssize_t i, j
-    for j in range(min(t.width, t.period)):
-        m[j] = mean[t.channel + j]
-        g[j] = <floating>grad_mean[t.channel + j]
-        k[j] = <floating>slope[t.channel + j]
-        s[j] = <floating>scale[t.channel + j]
-    dy += t.start
-    x += t.start
-    dx += t.start
-    if t.period == 1:
-        for i in range(t.rows * t.stride + t.tail):
-            dx[i] = ((dy[i] - g[0]) - (x[i] - m[0]) * k[0]) * s[0]
-        return
-    for j in range(t.period, t.width):
-        m[j] = m[j - t.period]
-        g[j] = g[j - t.period]
-        k[j] = k[j - t.period]
-        s[j] = s[j - t.period]
-    for _ in range(t.rows):
-        for j in range(t.width):
-            dx[j] = ((dy[j] - g[j]) - (x[j] - m[j]) * k[j]) * s[j]
-        dy += t.stride
-        x += t.stride
-        dx += t.stride
-    for j in range(t.tail):
-        dx[j] = ((dy[j] - g[j]) - (x[j] - m[j]) * k[j]) * s[j]
+cdef inline void _grad_tile(const floating* dy, const floating* x, int mask, const floating* y, const floating* mean,
+                            const floating* scale, const floating* shift, const floating* grad_mean,
+                            const floating* slope, const floating* grad_scale, floating* dx, Tile t,
+                            const Lanes* lanes) noexcept nogil:
+    cdef floating[PANEL] m, s, b, gm, k, gs
+    cdef const floating* slopes = slope if slope == NULL else <const floating*>k
+    cdef Rows rows = Rows(t.rows, t.stride, t.width)
+    cdef Py_ssize_t at = t.start
+    _columns(mean, t, m)
+    _columns(scale, t, s)
+    _columns(shift, t, b)
+    _columns(grad_mean, t, gm)
+    _columns(slope, t, k)
+    _columns(grad_scale, t, gs)
+    for _ in range(2):
+        if floating is float:
+            lanes.grad_f32(&rows, dy + at, x + at, mask, _at(y, at), m, s, b, gm, slopes, gs, dx + at)
+        else:
+            lanes.grad_f64(&rows, dy + at, x + at, mask, _at(y, at), m, s, b, gm, slopes, gs, dx + at)
+        if not t.tail:
+            return
+        at = t.start + t.rows * t.stride
+        rows.rows, rows.width = 1, t.tail
 
 
-cdef void normalize_backward_ptr(const floating* grad_output, const floating* input, const floating* mean,
-                                 const double* grad_mean, const double* slope, const double* scale,
-                                 floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
-                                 bint channels_last) noexcept nogil:
-    """grad_input = (grad_output - grad_mean - (input - mean) * slope) * scale, these four given for each channel."""
+cdef void batch_norm_grad_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift,
+                              const floating* grad_mean, const floating* slope, const floating* grad_scale,
+                              floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                              bint channels_last) noexcept nogil:
+    """grad_input = (g - grad_mean - (input - mean) * slope) * grad_scale, g as in `batch_norm_sums_ptr`.
+
+    Where `slope` is NULL, g * grad_scale. `grad_input` may be `grad_output` or `input`.
+    """
     cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
+    cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
     for i in prange(tiles, schedule="static", num_threads=threads_for(tiles, 3 * n * c * plane)):
-        _normalize_backward_tile(grad_output, input, mean, grad_mean, slope, scale, grad_input,
-                                 _tile(i, n, c, plane, channels_last))
+        _grad_tile(grad_output, input, mask, output, mean, scale, shift, grad_mean, slope, grad_scale, grad_input,
+                   _tile(i, n, c, plane, channels_last), lanes)
 
 
 # --- doors for memoryviews; arguments are trusted, `functional` checks them ------------------------------------------
+
+
+cdef inline const floating* _start(const floating[::1] array) noexcept nogil:
+    if array is None:
+        return NULL
+    return &array[0]
 
 
 def blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
@@ -341,32 +398,63 @@ def blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
 
 
 def batch_statistics(const floating[::1] input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
-                     floating[::1] centre, double[:, ::1] partials, double[::1] mean, double[::1] var):
-    """batch_statistics(input, n, c, plane, channels_last, centre, partials, mean, var): overwrite mean and var."""
+                     floating[::1] centre, double[:, ::1] partials, double[:, ::1] statistics):
+    """batch_statistics(input, n, c, plane, channels_last, centre, partials, statistics): mean, var overwritten."""
     with nogil:
-        batch_statistics_ptr(&input[0], n, c, plane, channels_last, &centre[0], &partials[0, 0], &mean[0], &var[0])
+        batch_statistics_ptr(&input[0], n, c, plane, channels_last, &centre[0], &partials[0, 0], &statistics[0, 0],
+                             &statistics[1, 0])
 
 
-def normalize(const floating[::1] input, const double[::1] mean, const double[::1] scale, const double[::1] shift,
-              floating[::1] output, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
-    """normalize(input, mean, scale, shift, output, n, c, plane, channels_last): overwrite `output`."""
+def factors(floating[:, ::1] factors, const floating[::1] weight, const floating[::1] bias,
+            const double[:, ::1] statistics, double eps):
+    """factors(factors, weight, bias, statistics, eps): overwrite mean, invstd, scale, shift; weight, bias or None."""
+    batch_norm_factors_ptr(&statistics[0, 0], &statistics[1, 0], _start(weight), _start(bias), eps, factors.shape[1],
+                           &factors[0, 0])
+
+
+def move_running(const double[:, ::1] statistics, Py_ssize_t count, double momentum, floating[::1] running_mean,
+                 floating[::1] running_var):
+    """move_running(statistics, count, momentum, running_mean, running_var): update both, as of a batch of `count`."""
+    move_running_ptr(&statistics[0, 0], 1, momentum, running_mean.shape[0], &running_mean[0])
+    move_running_ptr(&statistics[1, 0], count / <double>(count - 1), momentum, running_var.shape[0], &running_var[0])
+
+
+def apply(const floating[::1] input, const floating[::1] residual, const floating[::1] mean,
+          const floating[::1] scale, const floating[::1] shift, bint relu, floating[::1] output, Py_ssize_t n,
+          Py_ssize_t c, Py_ssize_t plane, bint channels_last):
+    """apply(input, residual, mean, scale, shift, relu, output, n, c, plane, channels_last): overwrite `output`."""
+    cdef const floating* other = _start(residual)
     with nogil:
-        normalize_ptr(&input[0], &mean[0], &scale[0], &shift[0], &output[0], n, c, plane, channels_last)
+        batch_norm_apply_ptr(&input[0], other, &mean[0], &scale[0], &shift[0], relu, &output[0], n, c, plane,
+                             channels_last)
 
 
-def batch_norm_sums(const floating[::1] grad_output, const floating[::1] input, const floating[::1] mean, Py_ssize_t n,
-                    Py_ssize_t c, Py_ssize_t plane, bint channels_last, double[:, ::1] partials, double[::1] grad_sum,
-                    double[::1] product_sum):
-    """batch_norm_sums(grad_output, input, mean, n, c, plane, channels_last, partials, grad_sum, product_sum)."""
+def backward(const floating[::1] grad_output, const floating[::1] input, const floating[::1] output,
+             const floating[::1] scale, const floating[::1] shift, const floating[::1] weight,
+             const floating[::1] mean, const floating[::1] invstd, bint training, double[:, ::1] partials,
+             double[:, ::1] sums, floating[:, ::1] slopes, floating[::1] masked, floating[:, ::1] grads,
+             floating[::1] grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
+    """backward(...): both passes; overwrite grads (of weight and bias), grad_input and, unless None, masked.
+
+    The mask is by `output`, or by `scale` and `shift`, or there is none where these are None. `partials`, `sums` (2, c)
+    and `slopes` (3, c) are scratch.
+    """
+    cdef int mask = FASTCNN_MASK_AGAIN if scale is not None else FASTCNN_MASK_NONE
+    cdef const floating* y = _start(output)
+    cdef const floating* s = _start(scale)
+    cdef const floating* b = _start(shift)
+    cdef const floating* w = _start(weight)
+    cdef const floating* g = &grad_output[0]
+    cdef floating* kept = <floating*>_start(masked)
+    if output is not None:
+        mask = FASTCNN_MASK_OUTPUT
     with nogil:
-        batch_norm_sums_ptr(&grad_output[0], &input[0], &mean[0], n, c, plane, channels_last, &partials[0, 0],
-                            &grad_sum[0], &product_sum[0])
-
-
-def normalize_backward(const floating[::1] grad_output, const floating[::1] input, const floating[::1] mean,
-                       const double[::1] grad_mean, const double[::1] slope, const double[::1] scale,
-                       floating[::1] grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
-    """normalize_backward(...): overwrite `grad_input`; the arguments of `normalize_backward_ptr`."""
-    with nogil:
-        normalize_backward_ptr(&grad_output[0], &input[0], &mean[0], &grad_mean[0], &slope[0], &scale[0],
-                               &grad_input[0], n, c, plane, channels_last)
+        batch_norm_sums_ptr(g, &input[0], mask, y, &mean[0], s, b, kept, n, c, plane, channels_last, &partials[0, 0],
+                            &sums[0, 0], &sums[1, 0])
+        batch_norm_slopes_ptr(&sums[0, 0], &sums[1, 0], w, &invstd[0], n * plane, c, &grads[0, 0], &slopes[0, 0])
+        if kept != NULL:
+            g = kept
+            mask = FASTCNN_MASK_NONE
+        batch_norm_grad_ptr(g, &input[0], mask, y, &mean[0], s, b, &slopes[0, 0],
+                            &slopes[1, 0] if training else <floating*>NULL, &slopes[2, 0], &grad_input[0], n, c, plane,
+                            channels_last)

@@ -25,7 +25,9 @@ typedef struct {
    c[r*c_row + j] = init[j] + sum over s of a[a_offset[s] + r*a_row + j] * b[s*b_segment + j], n <= lanes, depth 1.
 
    depthwise_weights: c[s*c_row + j] += sum over k < depth of a[a_offset[s] + k*a_step + j] * b[k*b_step + j]
-   for every segment s and j < n <= lanes. */
+   for every segment s and j < n <= lanes.
+
+   winograd_*: the transforms of winograd.h, which tells them. */
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
     ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
     void (*tile_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, const T *init,    \
@@ -33,7 +35,17 @@ typedef struct {
     void (*depthwise_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b,              \
                                const T *init, T *c, ptrdiff_t c_row);                                                 \
     void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
-                                       ptrdiff_t c_row)
+                                       ptrdiff_t c_row);                                                              \
+    void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
+                                     ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
+    void (*winograd_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                  \
+                                   ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                  \
+    int (*winograd_dest_##suffix)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff_t m_position, ptrdiff_t m_tile,   \
+                                  const T *init, T *y, ptrdiff_t y_row, ptrdiff_t y_pixel, ptrdiff_t rows,            \
+                                  ptrdiff_t columns);                                                                 \
+    void (*winograd_weight_##suffix)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position);           \
+    void (*winograd_weight_grad_##suffix)(ptrdiff_t n, ptrdiff_t parts, const T *u, ptrdiff_t u_part,                 \
+                                          ptrdiff_t u_position, T *w, ptrdiff_t w_tap)
 
 typedef struct {
     const char *name;

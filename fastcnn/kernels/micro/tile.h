@@ -38,16 +38,24 @@ INLINE void NAME(tile_body)(const int m, const int registers, ptrdiff_t n, const
     for (ptrdiff_t s = 0; s < sum->segments; s++) {
         const T *x = a + sum->a_offset[s];
         const T *y = b + (sum->b_offset ? sum->b_offset[s] : s * sum->b_segment);
+        /* Three rows to a pointer, at 0, 1 and 2 strides: with an offset for each row, most would be on the stack. */
+        const T *three[(ROWS + 2) / 3];
+#pragma GCC unroll 16
+        for (int q = 0; 3 * q < m; q++) {
+            three[q] = x + 3 * q * a_row;
+            __asm__("" : "+r"(three[q])); /* or the compiler makes offsets of them again */
+        }
         for (ptrdiff_t k = 0; k < sum->depth; k++) {
             const VEC y0 = *(const VEC *)y;
             const VEC y1 = *(const VEC *)(y + (registers - 1) * LANES);
 #pragma GCC unroll 16
             for (int r = 0; r < m; r++) {
-                const T value = x[r * a_row];
+                const T value = three[r / 3][r % 3 * a_row];
                 acc[r][0] += value * y0;
                 if (registers == 2) acc[r][1] += value * y1;
             }
-            x += a_step;
+#pragma GCC unroll 16
+            for (int q = 0; 3 * q < m; q++) three[q] += a_step;
             y += b_step;
         }
     }
@@ -123,6 +131,8 @@ static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T
     for (; s < sum->segments; s++, c += c_row)
         NAME(depthwise_weights_body)(1, n, sum, sum->a_offset + s, a, b, c, c_row);
 }
+
+#include "winograd.h"
 
 #undef T
 #undef LANES

@@ -1,0 +1,635 @@
+"""Checked calls, remembered: what a function found out about its arguments serves the next call of their like.
+
+A function of `fastcnn.functional` that is marked `remembered` checks its arguments and returns a `Call`: which kernel,
+its geometry, the arrays as the kernel takes them, the shapes and memory orders of the results. The call is made, and
+kept under the signature of the arguments: the type, shape, strides and flags of each array, the type and value of each
+option. The next call with the same signature would pass the same checks, so it goes straight to the kernel.
+
+What makes that right:
+
+  - All that a marked function decides, it decides from the signature. Numbers that change from call to call (a learning
+    rate, a seed) are floats, which are not part of it: they are checked before, and the kernel gets them every time.
+  - A call is kept only if each of its arrays is the memory of one argument, uncopied, and no other argument's. So what
+    needs a conversion, and what shares memory, takes the long way every time.
+  - What depends on the elements of an array (a class number out of range) is for the kernel to refuse; then the long
+    way finds the words for it.
+  - A call holds no array, and does not change: threads share it.
+"""
+
+cimport numpy as np
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.ref cimport Py_INCREF, PyObject
+from cpython.exc cimport PyErr_Clear
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cython cimport floating
+from libc.math cimport sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy
+
+from fastcnn.kernels.activation cimport Activation, activation_backward_ptr, activation_ptr
+from fastcnn.kernels.conv cimport (
+    BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
+    conv_scratch,
+)
+from fastcnn.kernels.geometry cimport Window
+from fastcnn.kernels.linear cimport (
+    linear_backward_data_ptr, linear_backward_weight_ptr, linear_forward_ptr, linear_scratch,
+)
+from fastcnn.kernels.loss cimport (
+    cross_entropy_ptr, mse_blocks, mse_loss_ptr, softmax_backward_ptr, softmax_ptr,
+)
+from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
+from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
+from fastcnn.kernels.pooling cimport (
+    adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
+    max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr,
+)
+from fastcnn.kernels.threads cimport max_threads
+
+import functools
+
+np.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyTypeObject:
+        pass
+    PyTypeObject PyArray_Type
+    object PyArray_New(PyTypeObject*, int, np.npy_intp*, int, np.npy_intp*, void*, int, int, PyObject*)
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*)
+
+cdef enum:
+    MOST_WORDS = 192
+    MOST_ARRAYS = 12
+    MOST_NUMBERS = 8
+    MOST_AXES = 8
+    MOST_INTEGERS = 8
+    MOST_CALLS = 4096    # kept by one function; a network asks for a few dozen, step after step
+    SMALL = 4096         # bytes; NumPy keeps memory of its own for less
+
+cdef int64_t MOST_INTEGER = <int64_t>1 << 54
+
+cdef enum:
+    NONE, BOOL, INTEGER, FLOAT, TEXT, TUPLE, ARRAY
+
+
+# --- the signature of arguments -------------------------------------------------------------------------------------
+
+
+cdef struct Arguments:
+    # What a function was called with, taken apart.
+    int words, arrays, numbers
+    bint usual                          # nothing among them that a signature cannot tell
+    int64_t word[MOST_WORDS]            # the signature
+    PyObject* array[MOST_ARRAYS]        # in the order in which they come, inside tuples too
+    double number[MOST_NUMBERS]
+
+
+cdef inline void _tell(Arguments* a, int64_t word) noexcept:
+    if a.words < MOST_WORDS:
+        a.word[a.words] = word
+        a.words += 1
+    else:
+        a.usual = False
+
+
+cdef void _tell_array(Arguments* a, np.ndarray array) noexcept:
+    cdef int axis, axes = np.PyArray_NDIM(array), kind = np.PyArray_TYPE(array), flags = np.PyArray_FLAGS(array)
+    if (a.arrays == MOST_ARRAYS or axes > MOST_AXES or kind > np.NPY_DOUBLE or not flags & np.NPY_ARRAY_ALIGNED
+            or not np.PyArray_ISNOTSWAPPED(array)):
+        a.usual = False
+        return
+    a.array[a.arrays] = <PyObject*>array
+    a.arrays += 1
+    _tell(a, ARRAY | kind << 8 | axes << 16 | (flags & np.NPY_ARRAY_WRITEABLE != 0) << 24)
+    for axis in range(axes):
+        _tell(a, np.PyArray_DIMS(array)[axis])
+        _tell(a, np.PyArray_STRIDES(array)[axis])
+
+
+cdef void _tell_text(Arguments* a, str value):
+    cdef Py_ssize_t size
+    cdef const char* text = PyUnicode_AsUTF8AndSize(value, &size)
+    cdef int64_t word = 0
+    if text == NULL or size > <Py_ssize_t>sizeof(word):
+        PyErr_Clear()
+        a.usual = False
+        return
+    memcpy(&word, text, size)
+    _tell(a, TEXT | size << 8)
+    _tell(a, word)
+
+
+cdef int _take_apart(Arguments* a, tuple values) except -1:
+    """Add to the signature, the arrays and the numbers."""
+    cdef object value
+    cdef int64_t number
+    cdef int overflow
+    for value in values:
+        if type(value) is np.ndarray:
+            _tell_array(a, value)
+        elif value is None:
+            _tell(a, NONE)
+        elif type(value) is bool:
+            _tell(a, BOOL | <int64_t>(value is True) << 8)
+        elif type(value) is int:
+            number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if overflow or not -MOST_INTEGER < number < MOST_INTEGER:
+                a.usual = False
+            _tell(a, INTEGER | number << 8)
+        elif type(value) is float:
+            if a.numbers == MOST_NUMBERS:
+                a.usual = False
+            else:
+                a.number[a.numbers] = value
+                a.numbers += 1
+                _tell(a, FLOAT)
+        elif type(value) is tuple:
+            _tell(a, TUPLE | <int64_t>len(value) << 8)
+            _take_apart(a, value)
+        elif type(value) is str:
+            _tell_text(a, value)
+        else:
+            a.usual = False
+    return 0
+
+
+# --- kernels as calls take them ---------------------------------------------------------------------------------------
+
+
+cdef struct Facts:
+    # What a kernel needs to know besides pointers and numbers.
+    Window window
+    Py_ssize_t integer[MOST_INTEGERS]
+    Py_ssize_t itemsize
+
+# A kernel takes pointers to the arrays and then to the results, NULL for None; `number` are the float arguments, and
+# the first is where it leaves a number that it returns. What it returns itself is whether it refused the elements.
+ctypedef bint (*Run)(const Facts*, void** array, double* number, void* scratch, int threads) noexcept nogil
+ctypedef Py_ssize_t (*Scratch)(const Facts*, int threads) noexcept nogil
+
+cdef struct Kernel:
+    Run f32, f64
+    Scratch scratch             # NULL for none
+
+cdef Kernel _kernels[64]
+cdef dict _numbers = {}         # of the kernels, by name
+
+
+cdef _register(str name, Run f32, Run f64, Scratch scratch):
+    _numbers[name] = len(_numbers)
+    _kernels[_numbers[name]] = Kernel(f32, f64, scratch)
+
+
+cdef bint _activation(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    activation_ptr(<Activation>f.integer[0], a[0], a[1], f.integer[1], <floating>number[0])
+    return False
+
+
+cdef bint _activation_backward(const Facts* f, floating** a, double* number, void* scratch,
+                               int threads) noexcept nogil:
+    activation_backward_ptr(<Activation>f.integer[0], a[0], a[1], a[2], f.integer[1], <floating>number[0])
+    return False
+
+
+cdef bint _conv(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    conv_forward_ptr(a[0], a[1], a[2], a[3], &f.window, f.integer[0], f.integer[1], scratch, threads)
+    return False
+
+
+cdef Py_ssize_t _conv_scratch(const Facts* f, int threads) noexcept nogil:
+    return conv_scratch(FORWARD, &f.window, f.integer[0], f.integer[1], threads, f.itemsize)
+
+
+cdef bint _conv_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef floating* grad_weight = a[4]
+    if a[3] != NULL:
+        conv_backward_data_ptr(a[0], a[2], a[3], &f.window, f.integer[0], f.integer[1], scratch, threads)
+    if grad_weight == NULL and a[5] != NULL:  # the kernel makes both
+        grad_weight = <floating*>(<char*>scratch + _conv_passes_scratch(f, threads))
+    if grad_weight != NULL:
+        conv_backward_weight_ptr(a[0], a[1], grad_weight, a[5], &f.window, f.integer[0], f.integer[1], scratch, threads)
+    return False
+
+
+cdef Py_ssize_t _conv_passes_scratch(const Facts* f, int threads) noexcept nogil:
+    cdef Py_ssize_t bytes = max(
+        conv_scratch(BACKWARD_DATA, &f.window, f.integer[0], f.integer[1], threads, f.itemsize),
+        conv_scratch(BACKWARD_WEIGHT, &f.window, f.integer[0], f.integer[1], threads, f.itemsize))
+    return (bytes + 63) // 64 * 64
+
+
+cdef Py_ssize_t _conv_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    cdef const Window* g = &f.window
+    cdef Py_ssize_t weight = g.c // f.integer[1] * g.kh * g.kw * f.integer[0] * f.itemsize
+    return _conv_passes_scratch(f, threads) + weight
+
+
+cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    linear_forward_ptr(a[0], a[1], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+    return False
+
+
+cdef bint _linear_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if a[3] != NULL:
+        linear_backward_data_ptr(a[0], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+    if a[4] != NULL or a[5] != NULL:
+        linear_backward_weight_ptr(a[0], a[1], a[4], a[5], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+    return False
+
+
+cdef Py_ssize_t _linear_scratch(const Facts* f, int threads) noexcept nogil:
+    return linear_scratch(f.integer[0], f.integer[1], f.integer[2], threads, f.itemsize)
+
+
+cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if f.integer[0] == 8:
+        max_pool_ptr(a[0], a[1], <int64_t*>a[2], &f.window, threads)
+    elif f.integer[0] == 4:
+        max_pool_ptr(a[0], a[1], <int32_t*>a[2], &f.window, threads)
+    else:
+        max_pool_ptr(a[0], a[1], <uint8_t*>(a[2] if f.integer[0] else NULL), &f.window, threads)
+    return False
+
+
+cdef bint _max_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if f.integer[0] == 4:
+        if wrong_taps_ptr(<const int32_t*>a[1], &f.window, threads):
+            return True
+        max_pool_taps_backward_ptr(a[0], <const int32_t*>a[1], a[2], &f.window, threads)
+    else:
+        if wrong_taps_ptr(<const uint8_t*>a[1], &f.window, threads):
+            return True
+        max_pool_taps_backward_ptr(a[0], <const uint8_t*>a[1], a[2], &f.window, threads)
+    return False
+
+
+cdef bint _scatter(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    return scatter_ptr(a[0], <const int64_t*>a[1], a[2], &f.window, f.integer[0], threads) != 0
+
+
+cdef bint _take(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    memcpy(scratch, a[0], _take_scratch(f, threads))  # what is taken is gone
+    return take_ptr(<floating*>scratch, <const int64_t*>a[1], a[2], &f.window, threads) != 0
+
+
+cdef Py_ssize_t _take_scratch(const Facts* f, int threads) noexcept nogil:
+    return f.window.n * f.window.c * f.window.h * f.window.w * f.itemsize
+
+
+cdef bint _avg_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    avg_pool_ptr(a[0], a[1], &f.window, f.integer[0], f.integer[1], threads)
+    return False
+
+
+cdef bint _avg_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    avg_pool_backward_ptr(a[0], a[1], &f.window, f.integer[0], f.integer[1], threads)
+    return False
+
+
+cdef bint _adaptive(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adaptive_avg_pool_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
+cdef bint _adaptive_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adaptive_avg_pool_backward_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
+cdef double _sum(const double* values, Py_ssize_t size) noexcept nogil:
+    """Pairwise, so that the error grows with the logarithm of the size."""
+    cdef Py_ssize_t i, half = size // 2
+    cdef double total = 0
+    if size > 16:
+        return _sum(values, half) + _sum(values + half, size - half)
+    for i in range(size):
+        total += values[i]
+    return total
+
+
+cdef bint _softmax(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    softmax_ptr(a[0], a[1], f.integer[0], f.integer[1], f.integer[2])
+    return False
+
+
+cdef bint _softmax_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    softmax_backward_ptr(a[0], a[1], a[2], f.integer[0], f.integer[1], f.integer[2])
+    return False
+
+
+cdef bint _cross_entropy(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef Py_ssize_t i, rows = f.integer[0], columns = f.integer[1]
+    cdef int64_t ignored = f.integer[2]
+    cdef bint mean = f.integer[3] == 0, each = f.integer[3] == 2
+    cdef const int64_t* target = <const int64_t*>a[1]
+    cdef double* losses = <double*>scratch
+    cdef double smoothing = number[0], divisor = 1
+    for i in range(rows):
+        if not 0 <= target[i] < columns and target[i] != ignored:
+            return True
+    if mean:
+        for i in range(rows):
+            losses[i] = 0 if target[i] == ignored else 1 if a[2] == NULL else a[2][target[i]]
+        divisor = _sum(losses, rows)
+    cross_entropy_ptr(a[0], target, a[2], ignored, smoothing, 1 / divisor, losses, a[4] if each else a[3], rows,
+                      columns)
+    number[0] = _sum(losses, rows) / divisor
+    if each:
+        for i in range(rows):
+            a[3][i] = <floating>losses[i]
+    return False
+
+
+cdef Py_ssize_t _cross_entropy_scratch(const Facts* f, int threads) noexcept nogil:
+    return f.integer[0] * <Py_ssize_t>sizeof(double)
+
+
+cdef bint _mse(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef Py_ssize_t size = f.integer[0]
+    cdef bint mean = f.integer[1] == 0, each = f.integer[1] == 2
+    cdef double* partials = <double*>scratch
+    mse_loss_ptr(a[0], a[1], 2.0 / size if mean else 2.0, partials, a[2] if each else <floating*>NULL,
+                 a[3] if each else a[2], size)
+    number[0] = _sum(partials, mse_blocks(size)) / (size if mean else 1)
+    return False
+
+
+cdef Py_ssize_t _mse_scratch(const Facts* f, int threads) noexcept nogil:
+    return mse_blocks(f.integer[0]) * <Py_ssize_t>sizeof(double)
+
+
+cdef bint _sgd(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    sgd_update_ptr(a[0], a[1], a[2], f.integer[0], number[0], number[1], number[2], number[3], f.integer[1],
+                   f.integer[2])
+    return False
+
+
+cdef bint _adam(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    adam_update_ptr(a[0], a[1], a[2], a[3], f.integer[0], number[0], number[1], number[2], number[3], number[4],
+                    number[5], number[6])
+    return False
+
+
+cdef bint _clip(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef double* partials = <double*>scratch
+    cdef double norm, coefficient
+    sums_of_squares_ptr(a[0], partials, f.integer[0])
+    norm = sqrt(_sum(partials, norm_blocks(f.integer[0])))
+    coefficient = number[0] / (norm + 1e-6)
+    if not coefficient >= 1:
+        scale_ptr(a[0], coefficient, f.integer[0])
+    number[0] = norm
+    return False
+
+
+cdef Py_ssize_t _clip_scratch(const Facts* f, int threads) noexcept nogil:
+    return norm_blocks(f.integer[0]) * <Py_ssize_t>sizeof(double)
+
+
+_register("activation", <Run>_activation[float], <Run>_activation[double], NULL)
+_register("activation_backward", <Run>_activation_backward[float], <Run>_activation_backward[double], NULL)
+_register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
+_register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
+_register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)
+_register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_scratch)
+_register("max_pool", <Run>_max_pool[float], <Run>_max_pool[double], NULL)
+_register("max_pool_backward", <Run>_max_pool_backward[float], <Run>_max_pool_backward[double], NULL)
+_register("scatter", <Run>_scatter[float], <Run>_scatter[double], NULL)
+_register("take", <Run>_take[float], <Run>_take[double], _take_scratch)
+_register("avg_pool", <Run>_avg_pool[float], <Run>_avg_pool[double], NULL)
+_register("avg_pool_backward", <Run>_avg_pool_backward[float], <Run>_avg_pool_backward[double], NULL)
+_register("adaptive", <Run>_adaptive[float], <Run>_adaptive[double], NULL)
+_register("adaptive_backward", <Run>_adaptive_backward[float], <Run>_adaptive_backward[double], NULL)
+_register("softmax", <Run>_softmax[float], <Run>_softmax[double], NULL)
+_register("softmax_backward", <Run>_softmax_backward[float], <Run>_softmax_backward[double], NULL)
+_register("cross_entropy", <Run>_cross_entropy[float], <Run>_cross_entropy[double], _cross_entropy_scratch)
+_register("mse", <Run>_mse[float], <Run>_mse[double], _mse_scratch)
+_register("sgd", <Run>_sgd[float], <Run>_sgd[double], NULL)
+_register("adam", <Run>_adam[float], <Run>_adam[double], NULL)
+_register("clip", <Run>_clip[float], <Run>_clip[double], _clip_scratch)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+cdef struct Result:
+    # An array that a call makes, or fills where it is given one, or leaves out.
+    bint made, given
+    int kind, axes
+    np.npy_intp shape[MOST_AXES]
+    np.npy_intp strides[MOST_AXES]
+    Py_ssize_t bytes
+
+
+cdef object _new_array(Result* r):
+    """An uninitialised array; all but small ones use the memory of dead ones again."""
+    cdef Block block
+    cdef np.ndarray array
+    if r.bytes < SMALL:
+        return PyArray_New(&PyArray_Type, r.axes, r.shape, r.kind, r.strides, NULL, 0, 0, NULL)
+    block = new_block(r.bytes)
+    array = PyArray_New(&PyArray_Type, r.axes, r.shape, r.kind, r.strides, block.start, 0, np.NPY_ARRAY_BEHAVED, NULL)
+    Py_INCREF(block)
+    np.PyArray_SetBaseObject(array, block)
+    return array
+
+
+cdef class Call:
+    """What is left to do with arguments that are checked: allocate the results and run a kernel.
+
+    Parameters
+    ----------
+    kernel : str
+        Its name in this module.
+    arrays : tuple of ndarray or None
+        What it reads, of its type: the arguments themselves, views, or copies in another order.
+    results : tuple
+        What it writes: for a new array (shape, axes from the slowest to the fastest in memory, dtype), for one that the
+        caller gave the array, None for one that is not wanted. One result is returned by itself.
+    integers : tuple of int
+        Numbers that follow from the signature of the arguments.
+    window : dict, optional
+        The geometry of a sliding window.
+    number : bool
+        Whether the kernel returns a number, which comes before the results.
+    refused : callable, optional
+        Raises the error for elements that the kernel refuses.
+    """
+    cdef Kernel* kernel
+    cdef Facts facts
+    cdef Run run
+    cdef int arrays, results
+    cdef bint number
+    cdef Result result[MOST_ARRAYS]
+    cdef int place[MOST_ARRAYS]     # which of the arguments' arrays the kernel's array or given result is; -1: none
+    cdef tuple held                 # the arrays, until the first time is over
+    cdef object refused
+
+    def __init__(self, str kernel, tuple arrays, tuple results, *, tuple integers=(), dict window=None,
+                 bint number=False, object refused=None):
+        cdef int k
+        if len(arrays) + len(results) > MOST_ARRAYS or len(integers) > MOST_INTEGERS:
+            raise ValueError(f"{kernel}: too many arrays or integers")
+        self.kernel = &_kernels[_numbers[kernel]]
+        self.arrays, self.results, self.number = len(arrays), len(results), number
+        self.facts.itemsize = next(array.itemsize for array in arrays if array is not None)
+        self.run = self.kernel.f32 if self.facts.itemsize == 4 else self.kernel.f64
+        if window is not None:
+            self.facts.window = window
+        for k in range(len(integers)):
+            self.facts.integer[k] = integers[k]
+        for k in range(len(results)):
+            self._describe(&self.result[k], results[k])
+        self.refused = refused
+        self.held = arrays + tuple([value if isinstance(value, np.ndarray) else None for value in results])
+
+    cdef int _describe(self, Result* r, object value) except -1:
+        cdef np.npy_intp stride
+        r.made, r.given = type(value) is tuple, isinstance(value, np.ndarray)
+        if r.made:
+            shape, axes, dtype = value
+            if len(shape) > MOST_AXES:
+                raise ValueError(f"shape: expected at most {MOST_AXES} axes, got {len(shape)}")
+            r.kind, r.axes, stride = dtype.num, len(shape), dtype.itemsize
+            for axis in reversed(axes):
+                r.shape[axis], r.strides[axis] = shape[axis], stride
+                stride *= shape[axis]
+            r.bytes = stride
+        return 0
+
+    cdef object first(self, Arguments* a):
+        """Make the call with the arrays that it holds."""
+        cdef void* pointer[MOST_ARRAYS]
+        cdef int k, i
+        for k in range(self.arrays + self.results):
+            pointer[k] = NULL if self.held[k] is None else np.PyArray_DATA(self.held[k])
+            self.place[k] = -1
+            for i in range(a.arrays):
+                if pointer[k] != NULL and pointer[k] == np.PyArray_DATA(<np.ndarray>a.array[i]):
+                    self.place[k] = i
+        return self._make(a, pointer)
+
+    cdef bint lets_go(self, Arguments* a) except -1:
+        """Whether other arrays of the arguments' signature can take the place of those held; then none is held."""
+        cdef int k, i
+        for k in range(self.arrays + self.results):
+            if self.held[k] is not None and self.place[k] < 0:
+                return False
+        for i in range(a.arrays):
+            for k in range(i):
+                if np.PyArray_DATA(<np.ndarray>a.array[i]) == np.PyArray_DATA(<np.ndarray>a.array[k]):
+                    return False
+        self.held = self.refused = None
+        return True
+
+    cdef object again(self, Arguments* a):
+        """Make the call with the arguments' arrays; None where these need the long way."""
+        cdef void* pointer[MOST_ARRAYS]
+        cdef int k
+        for k in range(self.arrays + self.results):
+            pointer[k] = NULL
+            if self.place[k] >= 0:
+                if k >= self.arrays and not _is_apart(a, self.place[k]):
+                    return None
+                pointer[k] = np.PyArray_DATA(<np.ndarray>a.array[self.place[k]])
+        return self._make(a, pointer)
+
+    cdef object _make(self, Arguments* a, void** pointer):
+        """Allocate, run, and return the results; None where the kernel refused."""
+        cdef int k, place, threads = max_threads()
+        cdef Py_ssize_t bytes = 0 if self.kernel.scratch == NULL else self.kernel.scratch(&self.facts, threads)
+        cdef tuple results = PyTuple_New(self.results + self.number)
+        cdef void* raw
+        cdef char* scratch = NULL
+        cdef bint refused
+        cdef object value
+        for k in range(self.results):
+            value, place = None, self.place[self.arrays + k]
+            if self.result[k].made:
+                value = _new_array(&self.result[k])
+                pointer[self.arrays + k] = np.PyArray_DATA(value)
+            elif self.result[k].given:
+                value = <object>a.array[place] if place >= 0 else self.held[self.arrays + k]
+            Py_INCREF(value)
+            PyTuple_SET_ITEM(results, self.number + k, value)
+        if bytes:
+            scratch = borrow(bytes, &raw)
+            if scratch == NULL:
+                raise MemoryError(f"no memory for {bytes} bytes of scratch")
+        with nogil:
+            refused = self.run(&self.facts, pointer, a.number, scratch, threads)
+        if bytes:
+            give_back(scratch, raw, bytes)
+        if refused:
+            return None
+        if self.number:
+            value = a.number[0]
+            Py_INCREF(value)
+            PyTuple_SET_ITEM(results, 0, value)
+        return results[0] if len(results) == 1 else results
+
+
+cdef bint _is_apart(Arguments* a, int given) noexcept:
+    """Whether the memory of an array overlaps that of no other; all are contiguous in some order of their axes."""
+    cdef np.ndarray own = <np.ndarray>a.array[given], other
+    cdef char* start = np.PyArray_BYTES(own)
+    cdef int i
+    for i in range(a.arrays):
+        other = <np.ndarray>a.array[i]
+        if i != given and (start < np.PyArray_BYTES(other) + np.PyArray_NBYTES(other)
+                           and np.PyArray_BYTES(other) < start + np.PyArray_NBYTES(own)):
+            return False
+    return True
+
+
+cdef class remembered:
+    """Decorator of a function that checks its arguments and returns a `Call`; see the head of this module.
+
+    The function is called with positional arguments alone. What it returns instead of a `Call`, where there is nothing
+    for a kernel to do, is handed on.
+    """
+    cdef dict __dict__
+    cdef readonly object check
+    cdef dict calls
+
+    def __init__(self, check):
+        self.check = check
+        self.calls = {}
+        functools.update_wrapper(self, check)
+
+    def __call__(self, *arguments):
+        cdef Arguments a
+        cdef Call call
+        cdef object key = None, value
+        a.words, a.arrays, a.numbers, a.usual = 0, 0, 0, True
+        _take_apart(&a, arguments)
+        if a.usual:
+            key = PyBytes_FromStringAndSize(<char*>a.word, a.words * sizeof(int64_t))
+            value = self.calls.get(key)
+            if value is not None:
+                value = (<Call>value).again(&a)
+                if value is not None:
+                    return value
+        value = self.check(*arguments)
+        if type(value) is not Call:
+            return value
+        call = value
+        value = call.first(&a)
+        if value is None:
+            call.refused()
+        if a.usual and call.lets_go(&a):
+            if len(self.calls) >= MOST_CALLS:
+                self.calls.clear()
+            self.calls[key] = call
+        return value
+
+    def __len__(self):
+        """How many calls are remembered."""
+        return len(self.calls)
+
+    def forget(self):
+        """Remember no call."""
+        self.calls.clear()

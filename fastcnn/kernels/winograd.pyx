@@ -1,0 +1,454 @@
+"""Convolution of 3x3 windows by Winograd's F(2x2, 3x3), in three passes: 16 multiplications where the sum has 36.
+
+The job is conv.pyx's. Its places are cut into tiles of 2x2, each of which reads a 4x4 tile of the source. The
+transforms, and where they come from, are in micro/winograd.h; the products are those of micro/tile.h:
+
+  forward, data      V = transformed source, U = transformed weights; for each of the 16 positions M = V U, a matrix
+                     product of tiles x channels by channels x outputs; the places are the transformed M
+  backward-weight    V as before, Y = transformed gradient; for each position the sum over tiles V' Y; the gradient of
+                     the weights is the transformed sum, made once at the end
+
+Tiling: a block of tiles is transformed at once into a thread's scratch, V[position][tile][channel], sized to stay in
+the L2 cache beside one panel's M (or the block's Y); the packed U is walked panel by panel, its 16 positions inside.
+
+Ownership: in the first two passes a task is (image, group, block of tiles, part of the panels) and alone writes its
+places; parts transform the source again, which costs a panel's products an eighth. In backward-weight a task is (group,
+chunk of channels, part of the blocks) with partial sums of its own, added in order of the parts. All of it follows from
+the shape: no bit depends on the thread count.
+
+Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data.
+"""
+
+from cython cimport floating
+from cython.parallel cimport prange
+from libc.string cimport memset
+
+from .isa cimport Sum, micro
+from .jobs cimport (
+    ALIGN, Job, aligned, copy_pixels, lanes_of, pieces, put_tile, round_up, run_tile,
+)
+from .threads cimport thread_index, threads_for
+
+
+# Bytes of a block's transformed tiles: less than half of an L2 cache of 1 MB, the least of a core with AVX-512 today.
+cdef Py_ssize_t BLOCK_BYTES = 3 << 17
+# The same in backward-weight, where the tiles are what each sum runs over: the longer, the fewer visits to its result.
+cdef Py_ssize_t WEIGHT_BLOCK_BYTES = 3 << 18
+# Bytes of a task's partial sums in backward-weight.
+cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
+# Tasks that a call is cut into where its shape allows.
+cdef Py_ssize_t TASKS = 16
+# Tiles of a part in backward-weight, at least, where there are more than two parts.
+cdef Py_ssize_t PART_TILES = 16
+# More bytes of packed weights than an L2 cache holds beside a block; then as many tiles and panels at once, at least.
+cdef Py_ssize_t FAR_BYTES = 1 << 20
+cdef Py_ssize_t FAR_TILES = 32
+cdef Py_ssize_t FAR_WIDTH = 2
+# Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
+cdef Py_ssize_t FEWEST_CHANNELS = 16
+cdef Py_ssize_t FEWEST_PRODUCTS = 512  # channels times outputs, in forward and data
+cdef Py_ssize_t FEWEST_TILES = 16
+
+
+cdef extern from *:
+    """
+    static inline void fastcnn_fetch(const void *p, ptrdiff_t bytes) {
+        for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 1, 2);
+    }
+    """
+    void fetch "fastcnn_fetch"(const void* p, Py_ssize_t bytes) noexcept nogil
+
+
+cdef struct Plan:
+    Py_ssize_t panel, panels                    # outputs of a panel; panels of a group
+    Py_ssize_t width, sets                      # panels done side by side; such sets
+    Py_ssize_t parts                            # the sets are cut into, or (backward-weight) the blocks
+    Py_ssize_t chunk, chunks                    # channels of a task; such chunks (backward-weight)
+    Py_ssize_t tiles_y, tiles_x                 # of an image
+    Py_ssize_t rows, columns, images            # tiles of a block; whole images in it
+    Py_ssize_t yblocks, xblocks, batches
+    Py_ssize_t tiles                            # of a full block
+    Py_ssize_t v_tile, v_position               # strides of V
+    Py_ssize_t m_tile, m_position               # strides of M, or of Y
+    Py_ssize_t slot                             # elements of a task's partial sums (backward-weight)
+    # Scratch, in bytes from the start: packed weights, bias, zeros (or partial sums); then slices, one a thread.
+    Py_ssize_t bias, zeros, slices, slice, bytes
+    Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
+
+
+cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    cdef Py_ssize_t tiles_y = (job.ny + 1) // 2, tiles_x = (job.nx + 1) // 2
+    return (job.taps_y == 3 and job.taps_x == 3 and job.sy == 1 and job.sx == 1 and job.ty == 1 and job.tx == 1
+            and job.dest_sy == 1 and job.dest_sx == 1 and job.dest_y == 0 and job.dest_x == 0
+            and job.inputs >= FEWEST_CHANNELS and job.outputs >= FEWEST_CHANNELS
+            and (weights or job.inputs * job.outputs >= FEWEST_PRODUCTS)
+            and job.n * tiles_y * tiles_x >= FEWEST_TILES
+            # Where tiles overhang the places, a part of the saved products is wasted.
+            and 5 * tiles_y * tiles_x <= 2 * job.ny * job.nx)
+
+
+cdef Plan _plan(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    cdef Plan p
+    cdef Py_ssize_t lanes = lanes_of(itemsize), block, fit, tasks, copy
+    block = (WEIGHT_BLOCK_BYTES if weights else BLOCK_BYTES) // itemsize
+    memset(&p, 0, sizeof(Plan))
+    p.panel = lanes if job.outputs <= lanes else 2 * lanes
+    p.panels = pieces(job.outputs, p.panel)
+    p.chunk, p.width = job.inputs, 1
+    if weights:
+        p.width = min(p.panels, 4)
+        fit = max(16, PARTIAL_BYTES // itemsize // (16 * p.width * p.panel) // 16 * 16)
+        p.chunk = min(job.inputs, round_up(pieces(job.inputs, pieces(job.inputs, fit)), 16))
+    elif 16 * itemsize * job.inputs * job.outputs > FAR_BYTES:
+        # Every block reads all of U from beyond the L2 cache: more tiles for it, and more panels for their V.
+        p.width = min(p.panels, FAR_WIDTH)
+    p.sets = pieces(p.panels, p.width)
+    p.width = pieces(p.panels, p.sets)
+    p.chunks = pieces(job.inputs, p.chunk)
+    p.tiles_y, p.tiles_x = (job.ny + 1) // 2, (job.nx + 1) // 2
+    p.v_tile = round_up(p.chunk, lanes)
+    if p.v_tile * itemsize % 1024 == 0:  # rows of a product's tile in different sets of the L1 cache
+        p.v_tile += lanes
+    p.m_tile = p.width * p.panel
+    # Tiles of a block: as many as fit, in whole rows, then whole images.
+    fit = max(FAR_TILES if p.width > 1 and not weights else micro().rows, block // (16 * (p.v_tile + p.m_tile)))
+    p.images, p.rows, p.columns = 1, 1, p.tiles_x
+    if p.tiles_x > fit:
+        p.columns = pieces(p.tiles_x, pieces(p.tiles_x, fit))
+    elif p.tiles_x * p.tiles_y > fit:
+        p.rows = max(1, fit // p.tiles_x)
+    else:
+        p.rows = p.tiles_y
+        p.images = fit // (p.tiles_x * p.tiles_y)
+    # Enough tasks for the threads: fewer images in a block, then fewer rows; the sets in parts.
+    tasks = job.groups * p.sets * p.chunks
+    p.images = max(1, min(p.images, job.n // pieces(TASKS, tasks)))
+    tasks *= pieces(job.n, p.images) * pieces(p.tiles_x, p.columns)
+    if tasks * pieces(p.tiles_y, p.rows) < TASKS:
+        p.rows = max(min(p.rows, pieces(2 * micro().rows, p.tiles_x)), min(p.rows, p.tiles_y // pieces(TASKS, tasks)))
+    p.yblocks, p.xblocks = pieces(p.tiles_y, p.rows), pieces(p.tiles_x, p.columns)
+    p.rows = pieces(p.tiles_y, p.yblocks)
+    p.yblocks = pieces(p.tiles_y, p.rows)
+    p.batches = pieces(job.n, p.images)
+    p.tiles = p.images * p.rows * p.columns
+    tasks = p.batches * p.yblocks * p.xblocks
+    if weights:
+        p.parts = min(tasks, pieces(TASKS, job.groups * p.sets * p.chunks))
+        # A part's sums are cleared, walked and added up: so that this costs little, it has some tiles.
+        p.parts = min(p.parts, max(2, job.n * p.tiles_y * p.tiles_x // PART_TILES))
+    else:
+        p.parts = min(p.sets, pieces(TASKS, tasks * job.groups))
+    # One register more between positions: stores to all sixteen then meet different sets of the L1 cache.
+    p.v_position = p.tiles * p.v_tile + lanes
+    p.m_position = p.tiles * p.m_tile + lanes
+    if weights:
+        # Sums [position][channel][output] and bias of a set and chunk.
+        p.slot = (16 * p.chunk + 1) * p.m_tile
+        p.slices = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
+        copy = 4 * max((2 * p.columns + 2) * p.chunk, p.columns * p.m_tile)
+    else:
+        p.bias = aligned(itemsize * job.groups * p.panels * 16 * job.inputs * p.panel)
+        p.zeros = p.bias + aligned(itemsize * job.groups * p.panels * p.panel)
+        p.slices = p.zeros + aligned(itemsize * 2 * lanes)
+        copy = 4 * (2 * p.columns + 2) * job.inputs
+        p.tile = 4 * p.columns * p.panel  # two rows of places, where channels are not contiguous
+    # Registers are read past the last channel by less than one of them.
+    p.v = aligned(itemsize * (max(copy, 9 * p.panel) + 2 * lanes))
+    p.m = p.v + aligned(itemsize * 16 * p.v_position)
+    p.slice = p.m + aligned(itemsize * 16 * p.m_position)
+    p.tile, p.slice = p.slice, p.slice + aligned(itemsize * p.tile)
+    p.bytes = p.slices + threads * p.slice + ALIGN
+    return p
+
+
+cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    return _plan(job, threads, itemsize, weights).bytes
+
+
+# --- forward and backward-data --------------------------------------------------------------------------------------
+
+
+cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* weight, floating* packed,
+                floating* taps) noexcept nogil:
+    """U[panel][position][channel][output] of one panel; outputs past the last are 0. `taps`: 9 panels of scratch."""
+    cdef Py_ssize_t group = task // p.panels, panel = task % p.panels, c, i, j, o
+    cdef Py_ssize_t count = min(p.panel, job.outputs - panel * p.panel)
+    cdef const floating* w
+    weight += job.w_start + group * job.w_group + panel * p.panel * job.w_output
+    packed += task * 16 * job.inputs * p.panel
+    memset(taps, 0, 9 * p.panel * sizeof(floating))
+    for c in range(job.inputs):
+        for o in range(count):
+            w = weight + o * job.w_output + c * job.w_input
+            for i in range(3):
+                for j in range(3):
+                    taps[(3 * i + j) * p.panel + o] = w[i * job.w_ty + j * job.w_tx]
+        if floating is float:
+            micro().winograd_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+        else:
+            micro().winograd_weight_f64(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+
+
+cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const floating* a, Py_ssize_t row,
+                                   Py_ssize_t pixel, floating* v, const Plan* p) noexcept nogil:
+    if floating is float:
+        micro().winograd_source_f32(tiles, channels, a, row, pixel, v, p.v_position, p.v_tile)
+    else:
+        micro().winograd_source_f64(tiles, channels, a, row, pixel, v, p.v_position, p.v_tile)
+
+
+cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating* m, const Plan* p,
+                                 const floating* init, floating* y, Py_ssize_t y_row, Py_ssize_t y_pixel,
+                                 Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    if floating is float:
+        return micro().winograd_dest_f32(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
+    else:
+        return micro().winograd_dest_f64(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
+
+
+cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssize_t images, Py_ssize_t top,
+                        Py_ssize_t rows, Py_ssize_t left, Py_ssize_t columns, Py_ssize_t channels,
+                        const floating* source, floating* copy, floating* v) noexcept nogil:
+    """V of one block: tile rows top.., tile columns left.. of some images.
+
+    Tiles that touch no padding are read where they lie, the others from a padded copy.
+    """
+    cdef Py_ssize_t i, y, first = columns, last = columns, row0 = 2 * top + job.y0, column0 = 2 * left + job.x0
+    cdef floating* out
+    cdef bint whole = job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
+    if whole:  # tile columns first to last have their four columns inside the image
+        first = min(columns, max(0, -column0 + 1) // 2)
+        last = max(first, min(columns, (job.source.w - column0 - 2) // 2))
+    for i in range(images):
+        source += (image if i == 0 else 1) * job.source.image
+        for y in range(rows):
+            out = v + (i * rows + y) * columns * p.v_tile
+            if not whole or row0 + 2 * y < 0 or row0 + 2 * y + 4 > job.source.h:
+                _copied_tiles(job, p, row0 + 2 * y, column0, columns, channels, source, copy, out)
+                continue
+            if first > 0:
+                _copied_tiles(job, p, row0 + 2 * y, column0, first, channels, source, copy, out)
+            _transform_source(last - first, channels,
+                              source + (row0 + 2 * y) * job.source.row + (column0 + 2 * first) * job.source.pixel,
+                              job.source.row, job.source.pixel, out + first * p.v_tile, p)
+            if last < columns:
+                _copied_tiles(job, p, row0 + 2 * y, column0 + 2 * last, columns - last, channels, source, copy,
+                              out + last * p.v_tile)
+
+
+cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
+                               Py_ssize_t channels, const floating* image, floating* copy, floating* v) noexcept nogil:
+    """V of a row of tiles whose first one reads the source from row0, column0 on, by way of a padded copy."""
+    cdef Py_ssize_t pixels = 2 * tiles + 2
+    copy_pixels(image, &job.source, row0, 4, column0, pixels, channels, copy, channels)
+    _transform_source(tiles, channels, <const floating*>copy, pixels * channels, channels, v, p)
+
+
+cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating* source, const floating* packed,
+                 const floating* bias, const floating* zeros, floating* dest, char* slice) noexcept nogil:
+    """One task: one block of tiles, for one part of one group's panels. True where something is not finite."""
+    cdef Py_ssize_t part = task % p.parts
+    cdef Py_ssize_t left = task // p.parts % p.xblocks * p.columns
+    cdef Py_ssize_t top = task // (p.parts * p.xblocks) % p.yblocks * p.rows
+    cdef Py_ssize_t group = task // (p.parts * p.xblocks * p.yblocks) % job.groups
+    cdef Py_ssize_t image = task // (p.parts * p.xblocks * p.yblocks * job.groups) * p.images
+    cdef Py_ssize_t images = min(p.images, job.n - image)
+    cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
+    cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
+    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, r
+    cdef floating* v = <floating*>(slice + p.v)
+    cdef floating* m = <floating*>(slice + p.m)
+    cdef floating* tile = <floating*>(slice + p.tile)
+    cdef floating* out
+    cdef const floating* sums
+    cdef const floating* u
+    cdef const floating* init
+    cdef Py_ssize_t zero = 0
+    cdef bint bad = False
+    cdef Sum s
+    _block_source(job, p, image, images, top, rows, left, columns, job.inputs,
+                  source + group * job.inputs * job.source.channel, <floating*>slice, v)
+    s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, job.inputs, &zero, p.v_tile, 1
+    s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
+    places = min(2 * columns, job.nx - 2 * left)
+    if job.dest.channel == 1:  # on their way while the products are made
+        for i in range(images):
+            for y in range(min(2 * rows, job.ny - 2 * top)):
+                fetch(dest + (image + i) * job.dest.image + (2 * top + y) * job.dest.row + 2 * left * job.dest.pixel,
+                      places * job.dest.pixel * sizeof(floating))
+    for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
+        first_panel = each * p.width
+        width = min(p.width, p.panels - first_panel)
+        u = packed + (group * p.panels + first_panel) * 16 * job.inputs * p.panel
+        for position in range(16):
+            for panel in range(width):
+                for t in range(heights):
+                    first = t * tiles // heights
+                    run_tile((t + 1) * tiles // heights - first, p.panel, &s,
+                             <const floating*>(v + position * p.v_position + first * p.v_tile),
+                             u + (panel * 16 + position) * job.inputs * p.panel, zeros,
+                             m + position * p.m_position + first * p.m_tile + panel * p.panel, p.m_tile)
+        for panel in range(width):
+            o = (first_panel + panel) * p.panel
+            init = bias + group * p.panels * p.panel + o
+            n = min(p.panel, job.outputs - o)
+            for i in range(images):
+                for y in range(rows):
+                    sums = m + (i * rows + y) * columns * p.m_tile + panel * p.panel
+                    place_rows = min(2, job.ny - 2 * (top + y))
+                    out = (dest + (image + i) * job.dest.image + (group * job.outputs + o) * job.dest.channel
+                           + 2 * (top + y) * job.dest.row + 2 * left * job.dest.pixel)
+                    if job.dest.channel == 1:
+                        bad |= _transform_dest(columns, n, sums, p, init, out, job.dest.row, job.dest.pixel,
+                                               place_rows, places)
+                        continue
+                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, 2 * columns * p.panel, p.panel,
+                                           place_rows, places)
+                    for r in range(place_rows):
+                        put_tile(<const floating*>(tile + r * 2 * columns * p.panel), p.panel, out + r * job.dest.row,
+                                 job.dest.pixel, job.dest.channel, places, n, False)
+    return bad
+
+
+cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
+                        floating* dest, char* scratch, int threads) noexcept nogil:
+    cdef Plan p = _plan(job, threads, sizeof(floating), False)
+    cdef floating* packed = <floating*>scratch
+    cdef floating* packed_bias = <floating*>(scratch + p.bias)
+    cdef floating* zeros = <floating*>(scratch + p.zeros)
+    cdef Py_ssize_t tasks = job.groups * p.panels, task, o, group, panels = tasks * p.panel // job.groups
+    cdef Py_ssize_t work = job.groups * job.inputs * job.outputs
+    cdef int bad = 0
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, 4 * work))):
+        _pack(job, &p, task, weight, packed, <floating*>(scratch + p.slices + thread_index() * p.slice))
+    for group in range(job.groups):
+        for o in range(panels):
+            packed_bias[group * panels + o] = (
+                bias[group * job.outputs + o] if bias != NULL and o < job.outputs else 0)
+    memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
+    tasks = p.batches * p.yblocks * p.xblocks * job.groups * p.parts
+    work *= job.n * p.tiles_y * p.tiles_x
+    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work))):
+        bad += _block(job, &p, task, source, packed, packed_bias, zeros, dest,
+                      scratch + p.slices + thread_index() * p.slice)
+    return bad == 0
+
+
+# --- backward-weight ------------------------------------------------------------------------------------------------
+
+
+cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
+                      Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy,
+                      floating* dy) noexcept nogil:
+    """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0."""
+    cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel
+    cdef const floating* a = image + row0 * row + column0 * pixel
+    if job.dest.channel != 1 or outputs < pitch or row0 + 2 > job.ny or column0 + 2 * tiles > job.nx:
+        copy_pixels(image, &job.dest, row0, 2, column0, 2 * tiles, outputs, copy, pitch)
+        row, pixel, a = 2 * tiles * pitch, pitch, copy
+    if floating is float:
+        micro().winograd_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+    else:
+        micro().winograd_grad_f64(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+
+
+cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const floating* grad, const floating* source,
+                         floating* partial, bint with_bias, char* slice) noexcept nogil:
+    """One task: the sums over one part of all blocks, for one chunk of the channels and one set of panels."""
+    cdef Py_ssize_t blocks = p.batches * p.yblocks * p.xblocks
+    cdef Py_ssize_t each = task % p.sets, chunk = task // p.sets % p.chunks
+    cdef Py_ssize_t group = task // (p.sets * p.chunks) % job.groups, part = task // (p.sets * p.chunks * job.groups)
+    cdef Py_ssize_t c0 = chunk * p.chunk, channels = min(p.chunk, job.inputs - c0)
+    cdef Py_ssize_t o0 = each * p.width * p.panel, width = min(p.width, p.panels - each * p.width)
+    cdef Py_ssize_t outputs = min(p.m_tile, job.outputs - o0), pitch = width * p.panel
+    cdef Py_ssize_t heights = pieces(channels, micro().rows), zero = 0
+    cdef Py_ssize_t block, left, top, image, images, rows, columns, panel, position, i, y, t, r, first
+    cdef floating* copy = <floating*>slice
+    cdef floating* v = <floating*>(slice + p.v)
+    cdef floating* dy = <floating*>(slice + p.m)
+    cdef floating* bias
+    cdef const floating* sums
+    cdef Sum s
+    source += (group * job.inputs + c0) * job.source.channel
+    grad += (group * job.outputs + o0) * job.dest.channel
+    partial += task * p.slot
+    bias = partial + 16 * p.chunk * p.m_tile
+    memset(partial, 0, p.slot * sizeof(floating))
+    s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, 1, p.v_tile
+    s.b_segment, s.b_step, s.b_offset = 0, p.m_tile, NULL
+    for block in range(part * blocks // p.parts, (part + 1) * blocks // p.parts):
+        left = block % p.xblocks * p.columns
+        top = block // p.xblocks % p.yblocks * p.rows
+        image = block // (p.xblocks * p.yblocks) * p.images
+        images = min(p.images, job.n - image)
+        rows, columns = min(p.rows, p.tiles_y - top), min(p.columns, p.tiles_x - left)
+        _block_source(job, p, image, images, top, rows, left, columns, channels, source, copy, v)
+        for i in range(images):
+            for y in range(rows):
+                _block_grad(job, p, 2 * (top + y), 2 * left, columns, outputs, pitch,
+                            grad + (image + i) * job.dest.image, copy, dy + (i * rows + y) * columns * p.m_tile)
+        s.depth = images * rows * columns
+        if with_bias and chunk == 0:  # position (1, 1) of a transformed gradient is the sum of its four places
+            sums = dy + 5 * p.m_position
+            for t in range(s.depth):
+                for i in range(pitch):
+                    bias[i] += sums[t * p.m_tile + i]
+        for position in range(16):
+            for panel in range(width):
+                for t in range(heights):
+                    first = t * channels // heights
+                    r = (t + 1) * channels // heights - first
+                    run_tile(r, p.panel, &s, <const floating*>(v + position * p.v_position + first),
+                             <const floating*>(dy + position * p.m_position + panel * p.panel), <const floating*>NULL,
+                             partial + (position * p.chunk + first) * p.m_tile + panel * p.panel, p.m_tile)
+
+
+cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, floating* grad_weight,
+                     floating* taps) noexcept nogil:
+    """grad_weight of one input channel of one group; True where something is not finite."""
+    cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, q = c // p.chunk
+    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, position = p.chunk * p.m_tile, panel, o, k
+    cdef bint bad = False
+    cdef floating value
+    cdef floating* out
+    cdef const floating* sums
+    partial += (group * p.chunks + q) * p.sets * p.slot + (c - q * p.chunk) * p.m_tile
+    for panel in range(p.panels):
+        sums = partial + panel // p.width * p.slot + panel % p.width * p.panel
+        if floating is float:
+            micro().winograd_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+        else:
+            micro().winograd_weight_grad_f64(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+        for o in range(min(p.panel, job.outputs - panel * p.panel)):
+            out = grad_weight + group * job.w_group + (panel * p.panel + o) * job.w_output + c * job.w_input
+            for k in range(9):
+                value = taps[k * p.panel + o]
+                out[k] = value
+                bad |= value - value != 0
+    return bad
+
+
+cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, const floating* source,
+                               floating* grad_weight, floating* grad_bias, char* scratch, int threads) noexcept nogil:
+    cdef Plan p = _plan(job, threads, sizeof(floating), True)
+    cdef floating* partial = <floating*>scratch
+    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, task, part, group, o, slot, tasks = slots * p.parts
+    cdef Py_ssize_t work = job.n * p.tiles_y * p.tiles_x * job.groups * job.inputs * job.outputs
+    cdef int bad = 0
+    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work))):
+        _weight_blocks(job, &p, task, grad_output, source, partial, grad_bias != NULL,
+                       scratch + p.slices + thread_index() * p.slice)
+    tasks = job.groups * job.inputs
+    for task in prange(tasks, schedule="static",
+                       num_threads=min(threads, threads_for(tasks, 2 * tasks * p.parts * job.outputs))):
+        bad += _sum_parts(job, &p, task, <const floating*>partial, grad_weight,
+                          <floating*>(scratch + p.slices + thread_index() * p.slice))
+    if grad_bias != NULL:
+        for group in range(job.groups):
+            for o in range(job.outputs):
+                slot = group * p.chunks * p.sets + o // p.m_tile
+                grad_bias[group * job.outputs + o] = 0
+                for part in range(p.parts):
+                    grad_bias[group * job.outputs + o] += (
+                        partial[(part * slots + slot) * p.slot + 16 * p.chunk * p.m_tile + o % p.m_tile])
+    return bad == 0

@@ -1,0 +1,298 @@
+"""Calls that are remembered: as right, and as strict, as calls that are not."""
+
+import gc
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from fastcnn import functional as F
+from fastcnn.functional import activation, conv
+from fastcnn.functional.linear import _linear, _linear_backward
+
+REMEMBERED = [activation._forward, activation._backward, conv._forward, conv._backward, _linear, _linear_backward]
+
+
+def normal(*shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def channels_last(array):
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    for function in REMEMBERED:
+        function.forget()
+
+
+def long_way(function, *arguments):
+    """What a remembered function gives when it remembers nothing."""
+    function.forget()
+    return function(*arguments)
+
+
+def test_the_second_call_is_remembered():
+    x, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3)
+    for times in range(3):
+        assert len(conv._forward) == (times > 0)
+        F.conv2d(x, weight, None, 1, 1)
+
+
+@pytest.mark.parametrize("order", [np.ascontiguousarray, channels_last])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_other_arrays_of_the_same_signature(order, dtype):
+    x, weight, bias = order(normal(2, 3, 6, 6, dtype=dtype)), normal(4, 3, 3, 3, dtype=dtype), normal(4, dtype=dtype)
+    F.conv2d(x, weight, bias, 1, 1)
+    again = F.conv2d(order(x + 1), weight * 2, bias - 1, 1, 1)
+    assert len(conv._forward) == 1
+    expected = long_way(conv._forward, order(x + 1), weight * 2, bias - 1, 1, 1, 1, 1, 2, None)
+    assert again.strides == expected.strides
+    assert np.array_equal(again, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"stride": True}, TypeError, "stride"),
+        ({"stride": 1.0}, TypeError, "stride"),
+        ({"stride": (1, True)}, TypeError, "stride"),
+        ({"stride": 0}, ValueError, "stride"),
+        ({"padding": "sane"}, ValueError, "padding"),
+        ({"padding": 2**60}, ValueError, "fit in memory"),
+        ({"padding": -1}, ValueError, "padding"),
+        ({"groups": 2}, ValueError, "input"),
+        ({"bias": normal(5)}, ValueError, "bias"),
+        ({"bias": normal(4, dtype=np.float64)}, TypeError, "bias"),
+        ({"input": normal(2, 4, 6, 6)}, ValueError, "input"),
+        ({"input": normal(2, 3, 6, 6).astype(int)}, TypeError, "input"),
+        ({"input": normal(2, 3, 6, 6).tolist()}, TypeError, "input"),
+        ({"input": normal(3, 36)}, ValueError, "input"),
+    ],
+)
+def test_wrong_calls_after_right_ones(change, error, match):
+    right = {"input": normal(2, 3, 6, 6), "weight": normal(4, 3, 3, 3), "bias": normal(4), "stride": 1, "padding": 1}
+    for _ in range(2):
+        F.conv2d(**right)
+    for _ in range(2):
+        with pytest.raises(error, match=match):
+            F.conv2d(**(right | change))
+    assert F.conv2d(**right).shape == (2, 4, 6, 6)
+
+
+def test_options_tell_calls_apart():
+    x, weight = normal(2, 4, 9, 9), normal(4, 1, 3, 3)
+    calls = [(stride, padding, dilation) for stride in (1, 2, (1, 2)) for padding in (0, (0, 1), "same", "valid")
+             for dilation in (1, (2, 1)) if stride == 1 or padding != "same"]  # fmt: skip
+    first = [F.conv2d(x, weight, None, *call, 4) for call in calls]
+    second = [F.conv2d(x, weight, None, *call, 4) for call in calls]
+    assert len(conv._forward) == len(calls)
+    for a, b, call in zip(first, second, calls, strict=True):
+        assert np.array_equal(a, b)
+        assert np.array_equal(a, long_way(conv._forward, x, weight, None, *call, 4, 2, None))
+
+
+def test_floats_are_not_remembered():
+    x = normal(10)
+    for slope in (0.5, 0.25, 0.125):
+        assert np.array_equal(F.leaky_relu(x, slope), np.where(x > 0, x, np.float32(slope) * x))
+    assert len(activation._forward) == 1
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        lambda x: x[:, ::-1],
+        lambda x: x.astype(">f4"),
+        lambda x: np.broadcast_to(x[:1], x.shape),
+        lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
+        lambda x: x.view(np.recarray),
+    ],
+    ids=["backwards", "byte order", "broadcast", "unaligned", "subclass"],
+)
+def test_what_needs_a_copy_is_not_remembered(unusual):
+    weight = normal(3, 8)
+    x = unusual(normal(5, 8))
+    for _ in range(3):
+        assert np.allclose(F.linear(x, weight), np.asarray(x, np.float32) @ weight.T, atol=1e-5)
+    assert len(_linear) == 0
+
+
+def test_read_only_arrays():
+    x = normal(5, 8)
+    expected = F.relu(x, out=np.empty_like(x))
+    x.flags.writeable = False
+    for _ in range(2):
+        assert np.array_equal(F.relu(x), expected)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="out: expected a writable"):
+            F.relu(expected, out=x)
+
+
+def test_the_same_array_twice_then_two():
+    y, dy = np.abs(normal(5, 8)), normal(5, 8)
+    assert np.array_equal(F.relu_backward(y, y), y)
+    assert np.array_equal(F.relu_backward(dy, y), dy)
+    assert np.array_equal(F.relu_backward(y, y), y)
+
+
+def test_out_is_filled_and_returned():
+    x, weight = channels_last(normal(2, 3, 6, 6)), normal(4, 3, 3, 3)
+    expected = F.conv2d(x, weight)
+    for _ in range(3):
+        out = np.full_like(expected, 7)
+        assert F.conv2d(x, weight, out=out) is out
+        assert np.array_equal(out, expected)
+
+
+def test_out_that_overlaps_after_one_that_does_not():
+    memory = normal(3, 5, 8)
+    weight, expected = normal(8, 8), F.linear(memory[0], normal(8, 8))
+    for _ in range(2):
+        assert np.array_equal(F.linear(memory[0], weight, out=memory[1]), expected)
+        with pytest.raises(ValueError, match="out: expected memory apart from input"):
+            F.linear(memory[0], weight, out=memory[0])
+        with pytest.raises(ValueError, match="out: expected memory apart from input"):
+            F.linear(memory[0], weight, out=memory.reshape(-1)[4:44].reshape(5, 8))
+
+
+def test_in_place():
+    for _ in range(3):
+        x = normal(5, 8)
+        expected = np.maximum(x, 0)
+        assert F.relu(x, out=x) is x
+        assert np.array_equal(x, expected)
+
+
+def test_gradients_go_where_they_are_asked_to():
+    x, weight, dy = normal(5, 8), normal(3, 8), normal(5, 3)
+    expected = F.linear_backward(dy, x, weight)
+    for _ in range(3):
+        out = (None, np.full_like(weight, 7), np.full(3, 7, np.float32))
+        grads = F.linear_backward(dy, x, weight, out=out)
+        assert grads[1] is out[1]
+        assert grads[2] is out[2]
+        for grad, wanted in zip(grads, expected, strict=True):
+            assert np.array_equal(grad, wanted)
+
+
+@pytest.mark.parametrize(
+    ("needs", "out", "match"),
+    [
+        ((True,) * 3, (None, None), "out: expected three arrays or None"),
+        ((True,) * 3, normal(3, 8), "out: expected three arrays or None"),
+        ((True, False, True), (None, normal(3, 8), None), "out: expected None for a gradient that is not needed"),
+        ((True,) * 3, (None, normal(8, 3), None), r"out: expected shape \(3, 8\)"),
+        ((True,) * 3, (None, normal(8, 3).T, None), "out: expected contiguous memory"),
+        ((True,) * 3, (None, normal(3, 8, dtype=np.float64), None), "out: expected an array of float32"),
+        ((True,) * 3, (None, normal(3, 8).tolist(), None), "out: expected a NumPy array of float32"),
+    ],
+)
+def test_wrong_places_for_gradients(needs, out, match):
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=match):
+            F.linear_backward(normal(5, 3), normal(5, 8), normal(3, 8), needs=needs, out=out)
+
+
+def test_gradients_may_not_overlap():
+    x, weight, dy = normal(5, 8), normal(3, 8), normal(5, 3)
+    memory = np.empty((2, 3, 8), np.float32)
+    F.linear_backward(dy, x, weight, out=(None, memory[0], memory[1, 0, :3]))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"out: expected memory apart from out\[2\]"):
+            F.linear_backward(dy, x, weight, out=(None, memory[0], memory[0, 0, :3]))
+        with pytest.raises(ValueError, match="out: expected memory apart from weight"):
+            F.linear_backward(dy, x, weight, out=(None, weight, None))
+
+
+@pytest.mark.parametrize("needs", [(True, False, True), (False, False, True), (False, False, False)])
+def test_gradient_of_the_bias_alone(needs):
+    x, weight, dy = normal(2, 3, 6, 6), normal(4, 3, 3, 3), normal(2, 4, 4, 4)
+    expected = F.conv2d_backward(dy, x, weight)
+    for _ in range(2):
+        for grad, wanted, need in zip(F.conv2d_backward(dy, x, weight, needs=needs), expected, needs, strict=True):
+            assert np.array_equal(grad, wanted) if need else grad is None
+
+
+def test_empty_batches():
+    full, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3)
+    for x in (full, full[:0], full, full[:0]):
+        y = F.conv2d(x, weight)
+        assert y.shape == (len(x), 4, 4, 4)
+        dx, dw, db = F.conv2d_backward(y, x, weight)
+        assert dx.shape == x.shape
+        assert dw.any() == db.any() == bool(len(x))
+
+
+def test_no_array_is_kept():
+    x, weight, bias = normal(4, 80), normal(50, 80), normal(50)
+    results = [F.linear(x, weight, bias), F.relu(x), *F.linear_backward(normal(4, 50), x, weight)]
+    counts = [sys.getrefcount(array) for array in (x, weight, bias)]
+    for _ in range(5):
+        F.linear(x, weight, bias)
+        F.linear_backward(results[0], x, weight)
+    assert [sys.getrefcount(array) for array in (x, weight, bias)] == counts
+    alive = [weakref.ref(array) for array in (x, weight, bias, *results)]
+    del x, weight, bias, results
+    gc.collect()
+    assert not any(reference() is not None for reference in alive)
+
+
+def test_memory_of_results_is_their_own():
+    x = normal(4, 3000)
+    first = F.relu(x)
+    kept = first.copy()
+    second = F.relu(-x)
+    assert not np.shares_memory(first, second)
+    assert np.array_equal(first, kept)
+
+
+def test_the_number_of_calls_is_bounded():
+    x = normal(5000)
+    for size in range(1, 5000):
+        F.relu(x[:size])
+    assert 0 < len(activation._forward) <= 4096
+
+
+def test_the_number_of_threads_may_change():
+    import fastcnn
+
+    x, weight = channels_last(normal(4, 16, 20, 20)), normal(32, 16, 3, 3)
+    before, results = fastcnn.get_num_threads(), []
+    try:
+        for count in (1, 2, 7, 1):
+            fastcnn.set_num_threads(count)
+            results.append(F.conv2d(x, weight))
+            results.append(F.conv2d_backward(results[0], x, weight)[1])
+    finally:
+        fastcnn.set_num_threads(before)
+    for result in results[2:]:
+        assert any(np.array_equal(result, first) for first in results[:2])
+
+
+def test_many_threads_call_at_once():
+    weight = normal(8, 8, 3, 3)
+    inputs = [channels_last(normal(2, 8, size, 8)) for size in range(3, 23)]
+    expected = [(F.conv2d(x, weight), F.conv2d_backward(F.conv2d(x, weight), x, weight)) for x in inputs]
+    wrong = []
+
+    def work(number):
+        for i in np.random.default_rng(number).integers(0, len(inputs), 300):
+            if number == 0 and i == 0:
+                conv._forward.forget()
+            y = F.conv2d(inputs[i], weight)
+            grads = F.conv2d_backward(y, inputs[i], weight)
+            same = [np.array_equal(y, expected[i][0])]
+            same += [np.array_equal(a, b) for a, b in zip(grads, expected[i][1], strict=True)]
+            if not all(same):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
