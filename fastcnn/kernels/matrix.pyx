@@ -436,17 +436,20 @@ cdef uint32_t _split_grad(const Job* job, const WeightPlan* plan, int planes, Py
                           Py_ssize_t chunk, const float* grad, char* out, float* total, float* temp) noexcept nogil:
     """16 outputs of a block: out[plane][step], a tile each, and their sums; the largest magnitude as bits."""
     cdef Py_ssize_t image, top, left, y, x, o, rows, columns
+    cdef double sums[16]
     cdef Py_ssize_t first = group * job.outputs + chunk * 16, count = min(16, max(0, job.outputs - chunk * 16))
     _block_start(job, plan, block, &image, &top, &left)
     rows, columns = min(plan.rows, job.ny - top), min(plan.columns, job.nx - left)
     memset(temp, 0, plan.steps * DEEP * 16 * sizeof(float))
-    memset(total, 0, 16 * sizeof(float))
+    memset(sums, 0, sizeof(sums))
     for y in range(rows):
         _gather(grad + image * job.dest.image + first * job.dest.channel + (top + y) * job.dest.row, &job.dest, left, 1,
                 columns, count, temp + y * plan.width * 16, 16)
         for x in range(columns):
             for o in range(16):
-                total[o] += temp[(y * plan.width + x) * 16 + o]
+                sums[o] += temp[(y * plan.width + x) * 16 + o]
+    for o in range(16):
+        total[o] = <float>sums[o]
     return micro().matrix.split_transposed(planes, plan.steps * 16, temp, 32, 16, out, plan.grad_plane)
 
 
@@ -553,3 +556,25 @@ cdef bint matrix_weight_grad(const Job* job, const float* grad_output, const flo
 cdef Py_ssize_t matrix_scratch(const Job* job, int threads, bint weights) noexcept nogil:
     """Bytes, from an aligned start on."""
     return ROW + (_weight_plan(job, threads).bytes if weights else _plan(job, threads).bytes)
+
+
+# --- for the tests --------------------------------------------------------------------------------------------------
+
+
+def split(const float[:, ::1] x, int planes, unsigned char[::1] out):
+    """split(x, planes, out): rows of 32 floats as bf16, out[plane][row][16 pairs (k, 16 + k)]; their peak's bits"""
+    return micro().matrix.split(planes, x.shape[0], &x[0, 0], 32, 16, <char*>&out[0], x.shape[0] * ROW)
+
+
+def configurations():
+    """The tile configurations that a thread had before, between and after two nested uses of the unit."""
+    cdef char kept[4][64]
+    micro().matrix.begin(kept[0])
+    micro().matrix.begin(kept[1])
+    micro().matrix.end(kept[1])
+    micro().matrix.begin(kept[2])
+    micro().matrix.end(kept[2])
+    micro().matrix.end(kept[0])
+    micro().matrix.begin(kept[3])
+    micro().matrix.end(kept[3])
+    return tuple(kept[i][:64] for i in range(4))

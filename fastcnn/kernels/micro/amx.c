@@ -24,7 +24,7 @@
    - Linux grants the 8 KB of state once a process, by arch_prctl(ARCH_REQ_XCOMP_PERM) (kernel documentation, "Using
      XSTATE features in user space applications"); the configuration belongs to a thread. The calling convention has
      all tile registers as temporary (System V ABI, AMD64 supplement), so that only the configuration is put back.
-   - GCC's tile loads do not tell that they read memory: a barrier stands before them.
+   - The intrinsics of GCC 12 do not tell that tile loads read memory: a barrier stands before them.
 
    amx_model.c includes this file with FASTCNN_AMX_SOFTWARE and gets the same functions over a model of the five
    instructions, which computes what the manual's pseudocode does, so that everything here can be tested where there is
@@ -89,8 +89,9 @@ __attribute__((noinline)) static void multiply(uint32_t c[16][16], uint32_t a[16
 
 #else
 
-#define TILE_CONFIGURE(from) _tile_loadconfig(from)
-#define TILE_CONFIGURATION(to) _tile_storeconfig(to)
+/* The intrinsics of GCC 12 name only the first 8 of the 64 bytes. */
+#define TILE_CONFIGURE(from) __asm__ volatile("ldtilecfg %0" : : "m"(*(const config *)(from)))
+#define TILE_CONFIGURATION(to) __asm__ volatile("sttilecfg %0" : "=m"(*(config *)(to)))
 #define TILE_RELEASE() _tile_release()
 #define TILE_ZERO(t) _tile_zero(t)
 #define TILE_LOAD(t, from, pitch) _tile_loadd(t, from, pitch)
