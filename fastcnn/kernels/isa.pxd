@@ -13,6 +13,7 @@ cdef extern from "micro/amx.h" nogil:
         unsigned int (*split)(int, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, char*, Py_ssize_t) noexcept nogil
         unsigned int (*split_transposed)(int, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, char*,
                                          Py_ssize_t) noexcept nogil
+        void (*transpose)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*) noexcept nogil
         void (*store)(Py_ssize_t, Py_ssize_t, const float*, const float*, float*, Py_ssize_t) noexcept nogil
 
 

@@ -25,7 +25,7 @@ flushed, or there is a NaN or an infinity, the pass is given up, and conv.pyx's 
 
 from cython.parallel cimport prange
 from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .isa cimport Matrix, Steps, matrix_planes, micro
 from .jobs cimport Image, Job, aligned, pieces, round_up
@@ -87,10 +87,16 @@ cdef void _gather(const float* line, const Image* im, Py_ssize_t start, Py_ssize
     if line == NULL:
         return
     line += start * im.pixel
-    if im.channel == 1:
+    if im.channel == 1 and channels == 16 and pitch == 16:
+        for q in range(first, end):
+            memcpy(out + q * 16, line + q * step * im.pixel, 16 * sizeof(float))
+    elif im.channel == 1:
         for q in range(first, end):
             for c in range(channels):
                 out[q * pitch + c] = line[q * step * im.pixel + c]
+    elif im.pixel == 1 and step == 1 and pitch == 16 and first < end:
+        micro().matrix.transpose(channels, end - first, line + first, im.channel, out + first * 16)
+        return
     else:
         for c in range(channels):
             for q in range(first, end):
@@ -183,36 +189,47 @@ cdef Plan _plan(const Job* job, int threads) noexcept nogil:
     p.slices = p.weights + job.groups * p.panels * p.chunks * taps * PLANES * 2 * TILE
     # The last pair of tiles reads past the copy by less than 32 rows.
     p.temp = p.height * p.width * place + 2 * TILE
-    p.tile = p.temp + aligned(sizeof(float) * max(p.width * DEEP, DEEP * 16))
+    p.tile = p.temp + aligned(sizeof(float) * DEEP * max(p.width, _area(job) * 16))
     p.slice = p.tile + 4 * TILE + ROW
     p.bytes = p.slices + threads * p.slice
     return p
 
 
+cdef inline Py_ssize_t _area(const Job* job) noexcept nogil:
+    """Weights of one channel for one output."""
+    return min(job.w_input, job.w_output)
+
+
 cdef uint32_t _pack_panel(const Job* job, const Plan* plan, int planes, const float* weight, Py_ssize_t group,
                           Py_ssize_t panel, char* packed, float* temp) noexcept nogil:
     """packed[chunk][tap][plane][half of the panel], a tile each; returns the largest magnitude as bits."""
-    cdef Py_ssize_t q, i, j, half, c, o, channels, count, tap
+    cdef const Matrix* m = micro().matrix
+    cdef Py_ssize_t q, i, j, half, c, channels, count, tap, at, area = _area(job)
     cdef uint32_t peak = 0
     cdef const float* source
     packed += (group * plan.panels + panel) * plan.chunks * plan.taps * planes * 2 * TILE
-    weight += job.w_start + group * job.w_group + panel * WIDE * job.w_output
+    weight += group * job.w_group + panel * WIDE * job.w_output
     for half in range(2):
         count = min(16, max(0, job.outputs - panel * WIDE - half * 16))
         for q in range(plan.chunks):
             channels = min(DEEP, job.inputs - q * DEEP)
-            if channels < DEEP or count < 16:
-                memset(temp, 0, DEEP * 16 * sizeof(float))
+            source = weight + half * 16 * job.w_output + q * DEEP * job.w_input
+            # temp[channel][place in the kernel][16 outputs]; weights lie [output][channel] or [channel][output].
+            if channels < DEEP or count == 0:
+                memset(temp, 0, DEEP * area * 16 * sizeof(float))
+            if count and job.w_input == area:
+                m.transpose(count, channels * area, source, job.w_output, temp)
+            elif count == 16 and area == 1:
+                for c in range(channels):
+                    memcpy(temp + c * 16, source + c * job.w_input, 16 * sizeof(float))
+            elif count:
+                for c in range(channels):
+                    m.transpose(count, area, source + c * job.w_input, job.w_output, temp + c * area * 16)
             for i in range(job.taps_y):
                 for j in range(job.taps_x):
-                    source = weight + half * 16 * job.w_output + q * DEEP * job.w_input + i * job.w_ty + j * job.w_tx
-                    for c in range(channels):
-                        for o in range(count):
-                            temp[c * 16 + o] = source[o * job.w_output + c * job.w_input]
-                    tap = i * job.taps_x + j
-                    peak = max(peak, micro().matrix.split(
-                        planes, 16, temp, 16, 16 * 16, packed + ((q * plan.taps + tap) * planes * 2 + half) * TILE,
-                        2 * TILE))
+                    tap, at = i * job.taps_x + j, job.w_start + i * job.w_ty + j * job.w_tx
+                    peak = max(peak, m.split(planes, 16, temp + at * 16, area * 16, 16 * area * 16,
+                                             packed + ((q * plan.taps + tap) * planes * 2 + half) * TILE, 2 * TILE))
     return peak
 
 
@@ -434,7 +451,7 @@ cdef uint32_t _split_input(const Job* job, const WeightPlan* plan, int planes, P
 
 cdef uint32_t _split_grad(const Job* job, const WeightPlan* plan, int planes, Py_ssize_t block, Py_ssize_t group,
                           Py_ssize_t chunk, const float* grad, char* out, float* total, float* temp) noexcept nogil:
-    """16 outputs of a block: out[plane][step], a tile each, and their sums; the largest magnitude as bits."""
+    """16 outputs of a block: out[plane][step], a tile each, and their sums unless `total` is NULL; the largest magnitude."""
     cdef Py_ssize_t image, top, left, y, x, o, rows, columns
     cdef double sums[16]
     cdef Py_ssize_t first = group * job.outputs + chunk * 16, count = min(16, max(0, job.outputs - chunk * 16))
@@ -445,11 +462,12 @@ cdef uint32_t _split_grad(const Job* job, const WeightPlan* plan, int planes, Py
     for y in range(rows):
         _gather(grad + image * job.dest.image + first * job.dest.channel + (top + y) * job.dest.row, &job.dest, left, 1,
                 columns, count, temp + y * plan.width * 16, 16)
-        for x in range(columns):
+        for x in range(columns if total != NULL else 0):
             for o in range(16):
                 sums[o] += temp[(y * plan.width + x) * 16 + o]
-    for o in range(16):
-        total[o] = <float>sums[o]
+    if total != NULL:
+        for o in range(16):
+            total[o] = <float>sums[o]
     return micro().matrix.split_transposed(planes, plan.steps * 16, temp, 32, 16, out, plan.grad_plane)
 
 
@@ -479,12 +497,16 @@ cdef void _multiply(const Job* job, const WeightPlan* plan, int planes, Py_ssize
 cdef void _unpack(const Job* job, const WeightPlan* plan, Py_ssize_t group, Py_ssize_t output, const float* sums,
                   float* grad_weight) noexcept nogil:
     """The weights of one output from sums[group][32 outputs][32 channels][tap], 32 by 32 floats each."""
-    cdef Py_ssize_t c, tap, row = (group * plan.outputs // 2 + output // WIDE) * (plan.channels // 2)
+    cdef Py_ssize_t chunk, c, tap
+    sums += ((group * plan.outputs // 2 + output // WIDE) * (plan.channels // 2) * plan.taps * WIDE
+             + output % WIDE) * WIDE
     grad_weight += group * job.w_group + output * job.w_output
-    for c in range(job.inputs):
-        for tap in range(plan.taps):
-            grad_weight[c * plan.taps + tap] = sums[((row + c // WIDE) * plan.taps + tap) * WIDE * WIDE
-                                                    + output % WIDE * WIDE + c % WIDE]
+    for chunk in range(pieces(job.inputs, WIDE)):
+        for c in range(min(WIDE, job.inputs - chunk * WIDE)):
+            for tap in range(plan.taps):
+                grad_weight[tap] = sums[tap * WIDE * WIDE + c]
+            grad_weight += plan.taps
+        sums += plan.taps * WIDE * WIDE
 
 
 cdef bint matrix_weight_grad(const Job* job, const float* grad_output, const float* source, float* grad_weight,
@@ -525,7 +547,7 @@ cdef bint matrix_weight_grad(const Job* job, const float* grad_output, const flo
                 i = block * groups * plan.outputs + i - inputs
                 peaks[task] = _split_grad(job, &plan, planes, first + block, i // plan.outputs % groups,
                                           i % plan.outputs, grad_output, scratch + plan.grad + i * plan.grad_tile,
-                                          totals + i * 16, <float*>slice)
+                                          totals + i * 16 if grad_bias != NULL else NULL, <float*>slice)
         input_peak = grad_peak = 0
         for task in range(tasks):
             if task % (inputs + groups * plan.outputs) < inputs:

@@ -258,7 +258,7 @@ INLINE void split_row(const int planes, words x, words out[3]) {
 INLINE words larger(words a, words b) { return (words)_mm512_max_epu32((__m512i)a, (__m512i)b); }
 
 /* Stage s: rows r and r + s swap the columns that differ in bit s. */
-INLINE void transpose(words rows[16]) {
+INLINE void transpose_tile(words rows[16]) {
 #define STAGE(s, l0, l1, l2, l3, l4, l5, l6, l7, l8, l9, l10, l11, l12, l13, l14, l15)                                 \
     _Pragma("GCC unroll 16") for (int r = 0; r < 16; r++) {                                                            \
         if (r & s) continue;                                                                                           \
@@ -289,7 +289,7 @@ INLINE uint32_t split_body(const int planes, const int transposed, ptrdiff_t cou
                 words rows[16];
                 words *const tile = (words *)(out + p * plane + (i - 15) * 64);
                 for (int r = 0; r < 16; r++) rows[r] = tile[r];
-                transpose(rows);
+                transpose_tile(rows);
                 for (int r = 0; r < 16; r++) tile[r] = rows[r];
             }
         }
@@ -313,6 +313,17 @@ static uint32_t split_transposed(int planes, ptrdiff_t rows, const float *x, ptr
     return split_body(3, 1, rows, x, pitch, apart, out, plane);
 }
 
+static void transpose(ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t pitch, float *out) {
+    for (; n > 0; n -= 16, x += 16, out += 256) {
+        const __mmask16 some = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+        words tile[16];
+        for (ptrdiff_t r = 0; r < 16; r++)
+            tile[r] = r < rows ? (words)_mm512_maskz_loadu_ps(some, x + r * pitch) : (words){0};
+        transpose_tile(tile);
+        for (ptrdiff_t k = 0; k < 16 && k < n; k++) *(words *)(out + k * 16) = tile[k];
+    }
+}
+
 static void store(ptrdiff_t m, ptrdiff_t n, const float *tile, const float *init, float *out, ptrdiff_t pitch) {
     if (n == 32) {
         const floats first = *(const floats *)init, second = *(const floats *)(init + 16);
@@ -328,9 +339,9 @@ static void store(ptrdiff_t m, ptrdiff_t n, const float *tile, const float *init
 
 /* The FMA tiles are ahead at 16 channels, which fill half a tile's depth; at 32 all of it is used. */
 #ifdef FASTCNN_AMX_SOFTWARE
-const fastcnn_matrix fastcnn_matrix_model = {1, begin, end, product, split, split_transposed, store};
+const fastcnn_matrix fastcnn_matrix_model = {1, begin, end, product, split, split_transposed, transpose, store};
 #else
-const fastcnn_matrix fastcnn_matrix_amx = {32, begin, end, product, split, split_transposed, store};
+const fastcnn_matrix fastcnn_matrix_amx = {32, begin, end, product, split, split_transposed, transpose, store};
 #endif
 
 #ifdef __clang__

@@ -33,6 +33,8 @@ typedef struct fastcnn_matrix {
     uint32_t (*split_transposed)(int planes, ptrdiff_t rows, const float *x, ptrdiff_t pitch, ptrdiff_t apart, char *out,
                                  ptrdiff_t plane);
 
+    /* out[k][16] = x[r*pitch + k] for r < rows <= 16 and k < n, zero for other r. */
+    void (*transpose)(ptrdiff_t rows, ptrdiff_t n, const float *x, ptrdiff_t pitch, float *out);
     /* out[r*pitch + o] = tile[r*32 + o] + init[o] for r < m, o < n <= 32. */
     void (*store)(ptrdiff_t m, ptrdiff_t n, const float *tile, const float *init, float *out, ptrdiff_t pitch);
 } fastcnn_matrix;
