@@ -77,9 +77,13 @@ class BuildKernels(build_ext):
             self.use_clang()
         flags = ["/O2"] if msvc else UNIX_FLAGS
         compile_flags, link_flags = self.openmp_flags(msvc)
+        shared = self.compiler.compile(
+            ["fastcnn/kernels/micro/serial.c"], output_dir=self.build_temp, extra_postargs=[*flags, *compile_flags]
+        )
         for extension in self.extensions:
             extension.extra_compile_args = [*flags, *compile_flags]
             extension.extra_link_args = link_flags
+            extension.extra_objects = shared
         super().build_extensions()
 
     def use_clang(self):

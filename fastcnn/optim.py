@@ -68,6 +68,8 @@ class Optimizer:
         # The number of the first parameter of each group, and of the one after the last.
         self._first = list(accumulate((len(group["params"]) for group in self.param_groups), initial=0))
         self._segments = [slice(ends[i], ends[j]) for i, j in zip(self._first, self._first[1:], strict=False)]
+        self._data_of = [self._data[segment] for segment in self._segments]
+        self._grad_of = [self._grad[segment] for segment in self._segments]
         self._steps = [0 for _ in self.param_groups]
         self._arrays: list[dict[str, np.ndarray]] = [{} for _ in self.param_groups]  # by name, flat, once they exist
 
@@ -127,12 +129,12 @@ class Optimizer:
             If another optimizer has since moved the parameters into its own buffer.
         """
         self._check_owned()
-        for g, (group, segment) in enumerate(zip(self.param_groups, self._segments, strict=True)):
-            self._update(self._data[segment], self._grad[segment], self._arrays[g], group, self._steps[g] + 1)
+        for g, group in enumerate(self.param_groups):
+            self._update(self._data_of[g], self._grad_of[g], self._arrays[g], group, self._steps[g] + 1)
             self._steps[g] += 1
 
     def zero_grad(self) -> None:
-        """Fill all gradients with zeros.
+        """Make all gradients zero; arrays that were read from ``Parameter.grad`` before may not show it.
 
         Raises
         ------
@@ -140,7 +142,8 @@ class Optimizer:
             If another optimizer has since moved the parameters into its own buffer.
         """
         self._check_owned()
-        self._grad.fill(0)
+        for parameter in self._parameters:
+            parameter.zero_grad(later=True)
 
     def clip_grad_norm(self, max_norm: float) -> float:
         """Scale all gradients together so that their Euclidean norm is at most `max_norm`.
@@ -273,12 +276,14 @@ class Optimizer:
             yield f"state.{i}.{name}", view.reshape(self._parameters[i].shape)
 
     def _check_owned(self) -> None:
-        buffer = self._data.base  # None in a deep copy, where the parameters are no views any more
-        if buffer is None or any(parameter.data.base is not buffer for parameter in self._parameters):
-            raise RuntimeError(
-                f"{type(self).__name__}: expected its parameters in its own buffer, got some that were moved since "
-                "(by a later optimizer, or because this is a copy); build a new optimizer"
-            )
+        """Check that the gradients still live in the flat buffer; reading them fills those that are zero."""
+        buffer = self._grad.base  # None in a deep copy, where the parameters are no views any more
+        for parameter in self._parameters:
+            if parameter.grad.base is not buffer or buffer is None:
+                raise RuntimeError(
+                    f"{type(self).__name__}: expected its parameters in its own buffer, got some that were moved since "
+                    "(by a later optimizer, or because this is a copy); build a new optimizer"
+                )
 
 
 class SGD(Optimizer):

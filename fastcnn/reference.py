@@ -244,7 +244,18 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return output
 
 
-def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
+def conv2d_backward(
+    grad_output,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    needs=(True, True, True),
+    out=(None, None, None),
+):
     """Gradients of `conv2d` with respect to input, weight and bias; None for those not needed.
 
     With ``output = weight @ columns``: the weight's gradient is ``grad_output @ columns.T`` summed over the images,
@@ -268,7 +279,7 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
         grad_input, grad_weight, grad_bias = conv2d_backward(
             grad_output[None], input[None], weight, stride, padding, dilation, groups, needs=needs
         )
-        return None if grad_input is None else grad_input[0], grad_weight, grad_bias
+        return _into(out, None if grad_input is None else grad_input[0], grad_weight, grad_bias)
     stride, dilation = _pair(stride), _pair(dilation)
     out_channels, group_channels, kh, kw = weight.shape
     sides = _sides(padding, (kh, kw), stride, dilation)
@@ -287,7 +298,15 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
         grad_weight = (grad_rows @ columns.swapaxes(2, 3)).sum(axis=0).reshape(weight.shape)
     if needs[2]:
         grad_bias = grad_output.sum(axis=(0, 2, 3))
-    return grad_input, grad_weight, grad_bias
+    return _into(out, grad_input, grad_weight, grad_bias)
+
+
+def _into(out, *grads):
+    """Gradients, each in the array that is given for it, if there is one."""
+    for array, grad in zip(out, grads, strict=True):
+        if array is not None:
+            array[...] = grad
+    return tuple(grad if array is None else array for array, grad in zip(out, grads, strict=True))
 
 
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -310,7 +329,18 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return output[..., 0, :]
 
 
-def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
+def conv1d_backward(
+    grad_output,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    needs=(True, True, True),
+    out=(None, None, None),
+):
     """Gradients of `conv1d` with respect to input, weight and bias; None for those not needed.
 
     Examples
@@ -334,7 +364,7 @@ def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
         grad_input = grad_input[..., 0, :]
     if needs[1]:
         grad_weight = grad_weight[..., 0, :]
-    return grad_input, grad_weight, grad_bias
+    return _into(out, grad_input, grad_weight, grad_bias)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -1092,7 +1122,7 @@ def linear(input, weight, bias=None):
     return output if bias is None else output + bias
 
 
-def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
+def linear_backward(grad_output, input, weight, *, needs=(True, True, True), out=(None, None, None)):
     """Gradients of `linear` with respect to input, weight and bias; None for those not needed.
 
     Examples
@@ -1104,11 +1134,36 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
     out_features, in_features = weight.shape
     rows = math.prod(input.shape[:-1])
     grad_rows = grad_output.reshape(rows, out_features)
-    return (
+    return _into(
+        out,
         grad_output @ weight if needs[0] else None,
         grad_rows.T @ input.reshape(rows, in_features) if needs[1] else None,
         grad_rows.sum(axis=0) if needs[2] else None,
     )
+
+
+def flatten(input, start_dim=0, end_dim=-1):
+    """Join the axes from `start_dim` to `end_dim` into one.
+
+    Examples
+    --------
+    >>> flatten(np.zeros((2, 3, 4, 5)), 1).shape
+    (2, 60)
+    """
+    first, last = start_dim % input.ndim, end_dim % input.ndim
+    return input.reshape(*input.shape[:first], math.prod(input.shape[first : last + 1]), *input.shape[last + 1 :])
+
+
+def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1, *, channels_last=False):
+    """Gradient of `flatten`'s input; `channels_last` is its order in memory.
+
+    Examples
+    --------
+    >>> flatten_backward(np.zeros((2, 60)), (2, 3, 4, 5), 1).shape
+    (2, 3, 4, 5)
+    """
+    grad = grad_output.reshape(input_shape)
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), -1, 1) if channels_last else grad
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastcnn import functional as F
+from fastcnn import reference
 from fastcnn.functional import activation, conv
 from fastcnn.functional.linear import _linear, _linear_backward
 
@@ -296,3 +297,34 @@ def test_many_threads_call_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("order", [np.ascontiguousarray, channels_last])
+@pytest.mark.parametrize("dims", [(1, -1), (0, -1), (2, 3), (-3, -2)])
+def test_flatten_against_numpy(order, dims):
+    for x in (normal(2, 3, 4, 5), normal(2, 3, 4, 5) + 1):
+        y = F.flatten(order(x), *dims)
+        assert np.array_equal(y, reference.flatten(x, *dims))
+        assert y.flags.c_contiguous
+        for last in (False, True):
+            grad = F.flatten_backward(y, x.shape, *dims, channels_last=last)
+            expected = reference.flatten_backward(y, x.shape, *dims, channels_last=last)
+            assert np.array_equal(grad, expected)
+            assert grad.strides == expected.strides
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: F.flatten([1.0]), TypeError, "input: expected a NumPy array"),
+        (lambda: F.flatten(normal(2, 3), 1.0), TypeError, "start_dim: expected an int"),
+        (lambda: F.flatten(normal(2, 3), 0, 2), ValueError, "input: expected axes 0 to 2, in that order"),
+        (lambda: F.flatten_backward(normal(6), 6), ValueError, "input_shape: expected a tuple of"),
+        (lambda: F.flatten_backward(normal(5), (2, 3)), ValueError, r"grad_output: expected shape \(6,\)"),
+        (lambda: F.flatten_backward(normal(6), (2, 3), channels_last=1), TypeError, "channels_last: expected a bool"),
+        (lambda: F.flatten_backward(normal(6).astype(int), (2, 3)), TypeError, "grad_output: expected an array of"),
+    ],
+)
+def test_wrong_flatten(call, error, match):
+    with pytest.raises(error, match=match):
+        call()

@@ -388,7 +388,7 @@ def test_layers_look_functions_up_when_they_run(monkeypatch):
     again = [model.backward(output), *(p.grad for p in model.parameters())]
     for grad, other in zip(grads, again, strict=True):
         np.testing.assert_allclose(grad, other, rtol=1e-7, atol=1e-12)
-    forward = {"conv2d", "batch_norm", "relu", "adaptive_avg_pool2d", "linear"}
+    forward = {"conv2d", "batch_norm", "relu", "adaptive_avg_pool2d", "flatten", "linear"}
     assert called == forward | {f"{name}_backward" for name in forward}
 
 

@@ -36,7 +36,7 @@ from fastcnn.functional.conv import (
     im2col1d,
 )
 from fastcnn.functional.image import image_batch
-from fastcnn.functional.linear import linear, linear_backward
+from fastcnn.functional.linear import flatten, flatten_backward, linear, linear_backward
 from fastcnn.functional.loss import (
     cross_entropy,
     log_softmax,
@@ -92,6 +92,8 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_backward",
+    "flatten",
+    "flatten_backward",
     "gelu",
     "gelu_backward",
     "im2col",

@@ -33,6 +33,7 @@ from fastcnn.kernels.conv cimport (
     conv_scratch,
 )
 from fastcnn.kernels.geometry cimport Window
+from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.linear cimport (
     linear_backward_data_ptr, linear_backward_weight_ptr, linear_forward_ptr, linear_scratch,
 )
@@ -227,6 +228,16 @@ cdef Py_ssize_t _conv_backward_scratch(const Facts* f, int threads) noexcept nog
     return _conv_passes_scratch(f, threads) + weight
 
 
+cdef bint _im2col(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    im2col_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
+cdef bint _col2im(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    col2im_ptr(a[0], a[1], &f.window, threads)
+    return False
+
+
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     linear_forward_ptr(a[0], a[1], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
     return False
@@ -393,6 +404,8 @@ _register("activation", <Run>_activation[float], <Run>_activation[double], NULL)
 _register("activation_backward", <Run>_activation_backward[float], <Run>_activation_backward[double], NULL)
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
+_register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)
+_register("col2im", <Run>_col2im[float], <Run>_col2im[double], NULL)
 _register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)
 _register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_scratch)
 _register("max_pool", <Run>_max_pool[float], <Run>_max_pool[double], NULL)

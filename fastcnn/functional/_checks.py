@@ -121,6 +121,13 @@ def is_channels_last(array: np.ndarray) -> bool:
     return array.strides[1] == step and array.strides[3] == channels * step and array.shape[2] * array.shape[3] > 1
 
 
+def channels_run_fastest(array: np.ndarray) -> bool:
+    """Whether an (N, C, ...) array is not C-contiguous but would be with its channels last."""
+    if array.flags.c_contiguous or array.ndim < 3:
+        return False
+    return array.transpose(0, *range(2, array.ndim), 1).flags.c_contiguous
+
+
 def ordered(array: np.ndarray, channels_last: bool | None = None) -> tuple[np.ndarray, bool]:
     """Return a 4-D array in one of the two memory orders, and whether that is channels-last.
 

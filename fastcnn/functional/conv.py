@@ -9,9 +9,7 @@ import numpy as np
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import gradients, new, new_images, required, seen, zeros
 from fastcnn.functional._calls import Call, remembered
-from fastcnn.functional._memory import allocate
 from fastcnn.functional._types import Array, Gradients, Size
-from fastcnn.kernels import im2col as _im2col
 
 # --- im2col, col2im -------------------------------------------------------------------------------------------------
 
@@ -68,16 +66,17 @@ def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Size = 
            [3., 4.],
            [4., 5.]], dtype=float32)
     """
+    return _im2col(input, kernel_size, dilation, padding, stride)
+
+
+@remembered
+def _im2col(input, kernel_size, dilation, padding, stride):
     (input,) = required(input=input)
     check.ndim("input", input, 4, 3)
-    if input.ndim == 3:
-        return im2col(input[None], kernel_size, dilation, padding, stride)[0]
-    input, channels_last = check.ordered(input)
-    window, size = _unfold_window(input.shape, kernel_size, dilation, padding, stride, channels_last)
-    columns = allocate(size, input.dtype)
-    if columns.size:
-        _im2col.im2col(input, columns, window)
-    return columns
+    images, channels_last = check.ordered(_as_2d(input, 2, input.ndim == 4))
+    window, size = _unfold_window(images.shape, kernel_size, dilation, padding, stride, channels_last)
+    result = new(size[4 - input.ndim :], input.dtype)
+    return Call("im2col", (images,), (result,), window=window) if input.size else zeros((result,))
 
 
 def col2im(
@@ -116,10 +115,15 @@ def col2im(
     array([[1., 2., 1.],
            [1., 2., 1.]], dtype=float32)
     """
+    return _col2im(input, output_size, kernel_size, dilation, padding, stride)
+
+
+@remembered
+def _col2im(input, output_size, kernel_size, dilation, padding, stride):
     (input,) = required(input=input)
     check.ndim("input", input, 3, 2)
     if input.ndim == 2:
-        return col2im(input[None], output_size, kernel_size, dilation, padding, stride)[0]
+        return _col2im(input[None], output_size, kernel_size, dilation, padding, stride)[0]
     height, width = check.integers("output_size", output_size, 2, 1)
     kh, kw = check.integers("kernel_size", kernel_size, 2, 1)
     if input.shape[1] % (kh * kw):
@@ -128,10 +132,8 @@ def col2im(
     check.fits("output_size", image)
     window, size = _unfold_window(image, kernel_size, dilation, padding, stride, False)
     check.shape("input", input, size)
-    output = allocate(image, input.dtype)
-    if output.size:
-        _im2col.col2im(np.ascontiguousarray(input), output, window)
-    return output
+    result = new(image, input.dtype)
+    return Call("col2im", (np.ascontiguousarray(input),), (result,), window=window) if input.size else zeros((result,))
 
 
 def _row(name, value, minimum):

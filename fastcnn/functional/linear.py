@@ -1,13 +1,16 @@
-"""The linear (fully connected) map and its gradients."""
+"""The linear (fully connected) map and its gradients, and the joining of axes before it."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import gradients, new, required, zeros
 from fastcnn.functional._calls import Call, remembered
-from fastcnn.functional._types import Array, Gradients
+from fastcnn.functional._options import flag
+from fastcnn.functional._types import Array, Gradients, Shape
 
 
 def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,3 +131,104 @@ def linear_backward(
            [10., 20.]]), array([ 1., 10.]))
     """
     return _linear_backward(grad_output, input, weight, needs, out)
+
+
+def _joined(shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[int, ...]:
+    """The shape with the axes joined."""
+    for name, dim in (("start_dim", start_dim), ("end_dim", end_dim)):
+        check.integer(name, dim, -(2**63))
+    first, last = (dim + len(shape) if dim < 0 else dim for dim in (start_dim, end_dim))
+    if not 0 <= first <= last < len(shape):
+        check.fail("input", f"axes {start_dim} to {end_dim}, in that order", f"shape {shape}")
+    return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
+
+
+def _pixels(shape: tuple[int, ...]) -> dict[str, int]:
+    """The window of one tap that visits each pixel of a channels-last image: im2col with it is a transposition."""
+    places, one = (math.prod(shape[2:]), 1), (1, 1)
+    return check.window((*shape[:2], *places), places, one, one, (0, 0), one, True)
+
+
+@remembered
+def _flatten(input, start_dim, end_dim):
+    input = check.array("input", input)
+    shape = _joined(input.shape, start_dim, end_dim)
+    if not input.size or not check.channels_run_fastest(input) or input.dtype not in check.FLOATS:
+        return input.reshape(shape)
+    return Call("im2col", (input,), (new(shape, input.dtype),), window=_pixels(input.shape))
+
+
+@remembered
+def _flatten_backward(grad_output, input_shape, start_dim, end_dim, channels_last):
+    (grad_output,) = required(grad_output=grad_output)
+    input_shape = check.shape_argument("input_shape", input_shape, *range(1, 65))
+    check.shape("grad_output", grad_output, _joined(input_shape, start_dim, end_dim))
+    if not flag("channels_last", channels_last) or not grad_output.size or len(input_shape) < 3:
+        return grad_output.reshape(input_shape)
+    axes = (0, *range(2, len(input_shape)), 1)
+    rows = np.ascontiguousarray(grad_output)
+    return Call("col2im", (rows,), (new(input_shape, rows.dtype, axes),), window=_pixels(input_shape))
+
+
+def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> np.ndarray:
+    """Join the axes from `start_dim` to `end_dim` into one, the elements in the order of the shape.
+
+    Parameters
+    ----------
+    input : ndarray of any shape and type
+    start_dim, end_dim : int
+        First and last axis to join; counted from the end where negative.
+
+    Returns
+    -------
+    ndarray
+        A view of `input` where its memory has that order; else a copy, as of channels-last images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `input` is not an array, or does not have those axes in that order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.flatten(np.zeros((8, 16, 5, 5)), 1).shape
+    (8, 400)
+    """
+    return _flatten(input, start_dim, end_dim)
+
+
+def flatten_backward(
+    grad_output: Array, input_shape: Shape, start_dim: int = 0, end_dim: int = -1, *, channels_last: bool = False
+) -> np.ndarray:
+    """Return the gradient of the input of `flatten`.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        float32 or float64, of the shape that `flatten` returned.
+    input_shape : tuple of int
+    start_dim, end_dim : int
+        As they were in `flatten`.
+    channels_last : bool
+        Whether the channels (axis 1) of the gradient run fastest in memory, as those of the input did.
+
+    Returns
+    -------
+    ndarray of shape input_shape
+        A view of `grad_output` where that is possible.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.flatten_backward(np.zeros((8, 400)), (8, 16, 5, 5), 1).shape
+    (8, 16, 5, 5)
+    """
+    return _flatten_backward(grad_output, input_shape, start_dim, end_dim, channels_last)

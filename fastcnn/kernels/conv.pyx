@@ -27,10 +27,10 @@ and the parts are added in order. Blocks and parts follow from the shape alone: 
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from .geometry cimport Window
-from .isa cimport Sum, micro
+from .isa cimport WINDOW_RUN, Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
     ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
@@ -42,16 +42,21 @@ from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_
 
 # Bytes of source that a block copies or walks: a quarter to an eighth of the L2 caches met today (1 to 2 MB a core).
 cdef Py_ssize_t BLOCK_BYTES = 1 << 18
-# Steps of a sum (taps * channels) between two visits to the output: a panel of 32 float32 outputs takes 128 KB.
-cdef Py_ssize_t SUM_STEPS = 1024
+# Steps of a sum (taps * channels) between two visits to the output. Longer, and rounding errors grow; shorter, and the
+# visits cost.
+cdef Py_ssize_t SUM_STEPS = 512
+# Pixels this many bytes apart, or a multiple of it, meet few sets of an L1 cache (of 64 sets of 64 bytes), so that the
+# rows of a tile would push each other out: they are copied to a pitch of one register more.
+cdef Py_ssize_t PITCH = 2048
 # Bytes of a task's partial sum in backward-weight, which is walked once for each block.
 cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
 # Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
 cdef Py_ssize_t TASKS = 16
+cdef enum:
+    SUM_ROWS = 16  # channels whose parts are added together, so that lines of the result are written whole
+    SUM_OUTPUTS = 64  # and outputs, so that some lines of each part are read in a row
 # Places of a part in backward-weight, at least, where there are more than two parts.
 cdef Py_ssize_t PART_PLACES = 64
-cdef enum:
-    WINDOW_RUN = 8  # elements that copy a run of a short window: more than it has, but a fixed number is two moves
 
 
 # --- tiling ---------------------------------------------------------------------------------------------------------
@@ -85,14 +90,20 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     # One more element than taps: a 1, which makes the bias's gradient one more column of the weights'.
     job.windowed = (weights and not job.depthwise and job.chunks == 1 and job.tx == 1
                     and taps * channels < 4 * lanes and job.taps_x * channels <= WINDOW_RUN)
-    job.window = round_up(taps * channels + 1, lanes)
+    job.window = round_up(max(taps * channels + 1, (taps - job.taps_x) * channels + WINDOW_RUN), lanes)
     outside = (job.y0 < 0 or job.x0 < 0
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
-    job.in_place = job.taps_y == 0 or (job.source.channel == 1 and not (outside or job.planar or job.windowed))
+    job.in_place = job.taps_y == 0 or (
+        job.source.channel == 1 and not (outside or job.planar or job.windowed)
+        and (job.depthwise or job.source.pixel * itemsize % PITCH != 0))
+    # A window's row stays one run where that matters, which is where there are few channels.
+    job.pitch = job.chunk
+    if not job.planar and not job.depthwise and (job.chunks > 1 or taps == 1) and job.chunk * itemsize % PITCH == 0:
+        job.pitch += lanes
     # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
     # a place's outputs, or its window, beside.
-    pitch = job.chunk * (reach_y + 1)
+    pitch = job.pitch * (reach_y + 1)
     if weights and not job.depthwise:
         beside = job.panels * job.panel
         if job.windowed:  # the windows are most of the block, written and read at once: they belong in L1
@@ -107,7 +118,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     job.span_x = (job.columns - 1) * job.sx + reach_x + 1
     job.rows = 1
     if job.xblocks == 1:
-        fit = (block - reach_y * job.span_x * job.chunk) // (job.sy * job.span_x * job.chunk + job.nx * beside)
+        fit = (block - reach_y * job.span_x * job.pitch) // (job.sy * job.span_x * job.pitch + job.nx * beside)
         job.rows = min(job.ny, max(1, fit))
     # Enough tasks for the threads: smaller blocks first, then the panels in parts (which share no copy).
     tasks = job.n * (job.chunks if job.depthwise or weights else 1) * job.xblocks
@@ -126,7 +137,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     job.span_y = (job.rows - 1) * job.sy + reach_y + 1
     job.images = 1
     if beside and job.yblocks * job.xblocks == 1:
-        fit = block // (job.span_y * job.span_x * job.chunk + job.ny * job.nx * beside)
+        fit = block // (job.span_y * job.span_x * job.pitch + job.ny * job.nx * beside)
         job.images = max(1, min(fit, job.n // pieces(TASKS, job.groups * job.chunks)))
     job.batches = pieces(job.n, job.images)
     tasks = job.n * job.groups * job.xblocks * job.yblocks
@@ -134,7 +145,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     if job.in_place:
         job.row, job.pixel = job.source.row, job.source.pixel
     else:
-        job.row, job.pixel = job.span_x * job.chunk, 1 if job.planar else job.chunk
+        job.row, job.pixel = job.span_x * job.pitch, 1 if job.planar else job.pitch
     # A row of a window is one contiguous run where its pixels hold nothing but the chunk.
     if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise and not job.planar:
         job.segments, job.depth = job.taps_y, job.taps_x * job.chunk
@@ -179,7 +190,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
     # Vector loads of the last channels may run past the copy by less than two registers, copies of a run by less than
     # WINDOW_RUN elements.
     slack = 2 * lanes + WINDOW_RUN
-    s.copy = aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.chunk + slack))
+    s.copy = aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.pitch + slack))
     s.tile = aligned(itemsize * (tile + slack))
     s.slice = s.copy + s.tile
     s.bytes = s.slices + threads * s.slice + ALIGN
@@ -307,7 +318,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
         else:
             copy_pixels(source + c0 * job.source.channel, &job.source, row0,
                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
-                        job.chunk)
+                        job.pitch)
             a = copy
         for p in range(part * job.panels // job.parts, (part + 1) * job.panels // job.parts):
             b = packed + (c0 * job.panels + p * channels) * taps * job.panel
@@ -533,7 +544,9 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
     cdef Py_ssize_t pitch = job.panels * job.panel, size = job.span_y * job.row
     cdef Py_ssize_t block, image, images, top, left, rows, columns, row0, column0, i, p, n, seg, r, t, m
     cdef Py_ssize_t depth = job.depth if job.chunks == 1 else channels, tiles = pieces(depth, micro().rows)
+    cdef bint here = job.dest.channel == 1 and job.dest.pixel == job.panel
     cdef const floating* a
+    cdef const floating* g
     cdef floating* dy
     cdef Sum s
     source += (group * job.inputs + c0) * job.source.channel
@@ -559,34 +572,48 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
             for i in range(images):
                 copy_pixels(source + (image + i) * job.source.image, &job.source, row0,
                             (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels,
-                            copy + i * size, job.chunk)
-        # The gradient panel by panel: a tile then walks contiguous memory, whole registers of it.
+                            copy + i * size, job.pitch)
+        # The gradient panel by panel: a tile then walks contiguous memory, whole registers of it; it does so in place
+        # where a place holds just one panel.
         s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.panel
+        if here:
+            s.b_segment = job.dest.row  # of images too, which are whole where there are several
         for p in range(job.panels):
             n = min(job.panel, job.outputs - p * job.panel)
             dy = grad_copy
-            for i in range(images):
-                copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
-                            rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
+            if here:
+                g = grad + image * job.dest.image + top * job.dest.row + left * job.dest.pixel
+            else:
+                for i in range(images):
+                    copy_pixels(grad + (image + i) * job.dest.image + p * job.panel * job.dest.channel, &job.dest, top,
+                                rows, left, columns, n, dy + i * rows * s.b_segment, job.panel)
+                g = dy
             if partial_bias != NULL:
-                _add_places(dy, images * rows * columns, job.panel, n, partial_bias + p * job.panel)
+                for i in range(s.segments):
+                    _add_places(g + i * s.b_segment, columns, job.panel, n, partial_bias + p * job.panel)
             for seg in range(job.segments):
                 for t in range(tiles):
                     r = t * depth // tiles
                     m = (t + 1) * depth // tiles - r
-                    run_tile(m, n, &s, a + offset[seg] + r, dy, <const floating*>NULL,
+                    run_tile(m, n, &s, a + offset[seg] + r, g, <const floating*>NULL,
                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
 
 
-cdef inline void _copy_window(const floating* source, const Py_ssize_t* offset, Py_ssize_t runs, Py_ssize_t depth,
-                              floating* out) noexcept nogil:
-    """One window, run after run. A run copies more than its own, which the next run or window writes over.
+cdef inline void _copy_windows(const Job* job, const Py_ssize_t* offset, const floating* source, Py_ssize_t columns,
+                               floating* out) noexcept nogil:
+    """The windows of a row of places, one after the other, each with a 1 after its last element.
 
-    What is left between windows is never read as a result: it only meets columns of the sum that nobody looks at.
+    A run copies more than its own elements, which the next run of that window writes over; there is room for the last
+    one's. What is left between windows only meets columns of the sum that nobody looks at.
     """
-    cdef Py_ssize_t k
-    for k in range(runs):
-        memcpy(out + k * depth, source + offset[k], WINDOW_RUN * sizeof(floating))
+    cdef Py_ssize_t k, x, step = job.sx * job.pixel, one = job.segments * job.depth
+    for k in range(job.segments):
+        if floating is float:
+            micro().copy_runs_f32(columns, source + offset[k], step, out + k * job.depth, job.window)
+        else:
+            micro().copy_runs_f64(columns, source + offset[k], step, out + k * job.depth, job.window)
+    for x in range(columns):
+        out[x * job.window + one] = 1
 
 
 cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_ssize_t parts,
@@ -596,11 +623,9 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
     """One task: the sum over one part of all blocks, for one group; partial[output][window]."""
     cdef Py_ssize_t blocks = job.batches * job.yblocks * job.xblocks, size = job.span_y * job.row
     cdef Py_ssize_t taps = job.taps_y * job.taps_x * job.inputs, wide = 2 * lanes_of(sizeof(floating))
-    cdef Py_ssize_t block, image, images, top, left, rows, columns, i, y, x, k, o, p, m
+    cdef Py_ssize_t block, image, images, top, left, rows, columns, i, y, k, o, p, m
     cdef Py_ssize_t tiles = pieces(job.outputs, micro().rows)
-    cdef Py_ssize_t runs = job.segments, depth = job.depth, pitch = job.window, step = job.sx * job.pixel
     cdef floating* out
-    cdef const floating* a
     cdef Sum s
     source += group * job.inputs * job.source.channel
     grad += group * job.outputs * job.dest.channel
@@ -619,11 +644,8 @@ cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_s
                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
                         job.inputs, copy + i * size, job.chunk)
             for y in range(rows):
-                a = copy + i * size + y * job.sy * job.row
-                for x in range(columns):
-                    _copy_window(a + x * step, offset, runs, depth, out)
-                    out[taps] = 1
-                    out += pitch
+                _copy_windows(job, offset, <const floating*>(copy + i * size + y * job.sy * job.row), columns, out)
+                out += columns * job.window
         s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.window
         for o in range(tiles):
             k = o * job.outputs // tiles
@@ -696,40 +718,47 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
                                                   partial + c, pitch)
 
 
-cdef inline void _sum_parts(const Job* job, Py_ssize_t row, Py_ssize_t parts, const floating* partial,
-                            floating* grad_weight) noexcept nogil:
-    """grad_weight of one input channel of one group (or one depthwise channel): the parts, added in order."""
-    cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, taps = job.taps_y * job.taps_x
-    cdef Py_ssize_t size = _partial_size(job), q = c // job.chunk, channels, tap, o, part, pitch
-    cdef floating total
+cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const floating* partial,
+                     floating* grad_weight) noexcept nogil:
+    """grad_weight of SUM_ROWS input channels of one group (or depthwise channels): the parts, added in order."""
+    cdef Py_ssize_t strips = pieces(job.inputs, SUM_ROWS), group = task // strips, taps = job.taps_y * job.taps_x
+    cdef Py_ssize_t first = task % strips * SUM_ROWS, last = min(job.inputs, first + SUM_ROWS)
+    cdef Py_ssize_t size = _partial_size(job), q, channels, c, tap, strip, o, o0, few, part, pitch
+    cdef const floating* sums
+    cdef floating* total
+    cdef floating totals[SUM_ROWS][SUM_OUTPUTS]
     if job.depthwise:
         pitch = round_up(job.groups, job.panel)
         for tap in range(taps):
-            total = 0
+            totals[0][0] = 0
             for part in range(parts):
-                total += partial[part * size + tap * pitch + row]
-            grad_weight[row * taps + tap] = total
+                totals[0][0] += partial[part * size + tap * pitch + group]
+            grad_weight[group * taps + tap] = totals[0][0]
         return
-    if job.windowed:
-        partial += group * job.outputs * job.window + c
-        grad_weight += group * job.w_group + c * job.w_input
-        for o in range(job.outputs):
-            for tap in range(taps):
-                total = 0
-                for part in range(parts):
-                    total += partial[part * size + o * job.window + tap * job.inputs]
-                grad_weight[o * job.w_output + tap] = total
-        return
-    channels = min(job.chunk, job.inputs - q * job.chunk)
-    pitch = job.panels * job.panel
-    partial += (group * job.inputs + q * job.chunk) * taps * pitch + (c - q * job.chunk) * pitch
-    grad_weight += group * job.w_group + c * job.w_input
-    for o in range(job.outputs):
+    grad_weight += group * job.w_group
+    for strip in range(pieces(job.outputs, SUM_OUTPUTS)):
+        o0 = strip * SUM_OUTPUTS
+        few = min(SUM_OUTPUTS, job.outputs - o0)
         for tap in range(taps):
-            total = 0
-            for part in range(parts):
-                total += partial[part * size + tap * channels * pitch + o]
-            grad_weight[o * job.w_output + tap] = total
+            for c in range(first, last):
+                if job.windowed:
+                    sums = partial + (group * job.outputs + o0) * job.window + tap * job.inputs + c
+                    pitch = job.window
+                else:
+                    q = c // job.chunk
+                    channels = min(job.chunk, job.inputs - q * job.chunk)
+                    sums = (partial + ((group * job.inputs + q * job.chunk) * taps + tap * channels + c - q * job.chunk)
+                            * job.panels * job.panel + o0)
+                    pitch = 1
+                total = totals[c - first]
+                for o in range(few):
+                    total[o] = 0
+                for part in range(parts):
+                    for o in range(few):
+                        total[o] += sums[part * size + o * pitch]
+            for o in range(few):  # a line of grad_weight at a time, whatever lies between one output and the next
+                for c in range(first, last):
+                    grad_weight[(o0 + o) * job.w_output + c * job.w_input + tap] = totals[c - first][o]
 
 
 cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
@@ -785,9 +814,9 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         else:
             _weight_blocks(&job, chunk, task // (parts * job.chunks), part, parts, offset, offset + job.segments, input,
                            grad_output, partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
-    rows = job.groups * job.inputs
+    rows = job.groups * pieces(job.inputs, SUM_ROWS)
     for task in prange(rows, schedule="static",
-                       num_threads=min(threads, threads_for(rows, parts * rows * job.outputs * g.kh * g.kw))):
+                       num_threads=min(threads, threads_for(rows, parts * g.c * job.outputs * g.kh * g.kw))):
         _sum_parts(&job, task, parts, partial, grad_weight)
     if grad_bias != NULL:
         for o in range(outputs):

@@ -18,6 +18,9 @@ cdef extern from "micro/amx.h" nogil:
 
 
 cdef extern from "micro/micro.h" nogil:
+    enum:
+        WINDOW_RUN "FASTCNN_WINDOW_RUN"
+
     ctypedef struct Sum "fastcnn_sum":
         Py_ssize_t segments, depth
         const Py_ssize_t* a_offset
@@ -42,6 +45,7 @@ cdef extern from "micro/micro.h" nogil:
                                       Py_ssize_t) noexcept nogil
         void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
                                       Py_ssize_t) noexcept nogil
+        void (*copy_runs_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*winograd_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
@@ -51,6 +55,7 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*winograd_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
                                          Py_ssize_t) noexcept nogil
+        void (*copy_runs_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*winograd_source_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,

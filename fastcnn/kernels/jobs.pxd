@@ -37,6 +37,7 @@ cdef struct Job:
     Py_ssize_t images, batches                  # whole images that a block of backward-weight holds; such batches
     bint in_place                               # the source is read where it lies
     Py_ssize_t span_y, span_x                   # source rows and columns under a block
+    Py_ssize_t pitch                            # elements of a pixel in the copy: a chunk, and some more (see PITCH)
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
     Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
     Py_ssize_t window                           # windowed: from one window's copy to the next
@@ -107,7 +108,7 @@ cdef inline Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline Py_ssize_t phase(Py_ssize_t r, Py_ssize_t padding, Py_ssize_t k, Py_ssize_t s, Py_ssize_t d,
-                              Py_ssize_t* last, Py_ssize_t* step) noexcept nogil:
+                             Py_ssize_t* last, Py_ssize_t* step) noexcept nogil:
     """How many taps i < k of a window meet pixels r, r+s, ...: those with r + padding - i*d divisible by s.
 
     They are last, last - step, ...: taken from the last one, their source offsets ascend.
@@ -133,7 +134,7 @@ cdef inline Job data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
     job.dest = swap
     job.inputs, job.outputs = job.outputs, job.inputs
     job.w_input, job.w_output = job.w_output, job.w_input
-    if job.n != g.n:  # one long row of pixels
+    if job.dest.w != g.w:  # one long row of pixels
         return job
     job.taps_y = phase(ry, g.ph, g.kh, g.sh, g.dh, &last_y, &step_y)
     job.taps_x = phase(rx, g.pw, g.kw, g.sw, g.dw, &last_x, &step_x)
@@ -153,8 +154,9 @@ cdef inline Job data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
 # --- copies and tiles ---------------------------------------------------------------------------------------------
 
 
-cdef inline void copy_pixels(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
-                       Py_ssize_t columns, Py_ssize_t channels, floating* target, Py_ssize_t pitch) noexcept nogil:
+cdef inline void copy_pixels(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows,
+                             Py_ssize_t left, Py_ssize_t columns, Py_ssize_t channels, floating* target,
+                             Py_ssize_t pitch) noexcept nogil:
     """target[row][column][pitch] from rows top.. and columns left.. of an image, zero outside it and past channels."""
     cdef Py_ssize_t y, x, c, first = min(columns, max(0, -left)), end = max(first, min(columns, im.w - left))
     cdef const floating* line
@@ -171,8 +173,7 @@ cdef inline void copy_pixels(const floating* source, const Image* im, Py_ssize_t
             memcpy(out + first * pitch, line + first * im.pixel, (end - first) * pitch * sizeof(floating))
         elif im.channel == 1:
             for x in range(first, end):
-                for c in range(channels):
-                    out[x * pitch + c] = line[x * im.pixel + c]
+                memcpy(out + x * pitch, line + x * im.pixel, channels * sizeof(floating))
                 for c in range(channels, pitch):
                     out[x * pitch + c] = 0
         else:
@@ -185,7 +186,7 @@ cdef inline void copy_pixels(const floating* source, const Image* im, Py_ssize_t
 
 
 cdef inline void run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
-                           const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
+                          const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
     if floating is float:
         micro().tile_f32(m, n, s, a, b, init, c, c_row)
     else:
@@ -193,7 +194,7 @@ cdef inline void run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floati
 
 
 cdef inline void put_tile(const floating* tile, Py_ssize_t pitch, floating* dest, Py_ssize_t pixel,
-                           Py_ssize_t channel, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
+                          Py_ssize_t channel, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
     """Store a tile of m places by n channels where channels are not contiguous."""
     cdef Py_ssize_t r, o
     for o in range(n):

@@ -66,7 +66,8 @@ class _Conv(Module):
         (input,) = self.saved()
         geometry = (self.stride, self.padding, self.dilation, self.groups)
         needs = (self.needs_input_grad, True, self.bias is not None)
-        grads = self._conv_backward(grad_output, input, self.weight.data, *geometry, needs=needs)
+        out = (None, self.weight.grad_memory(), None if self.bias is None else self.bias.grad_memory())
+        grads = self._conv_backward(grad_output, input, self.weight.data, *geometry, needs=needs, out=out)
         self.weight.accumulate(grads[1])
         if self.bias is not None:
             self.bias.accumulate(grads[2])
@@ -124,8 +125,8 @@ class Conv1d(_Conv):
         return F.conv1d(*args)
 
     @staticmethod
-    def _conv_backward(*args, needs):
-        return F.conv1d_backward(*args, needs=needs)
+    def _conv_backward(*args, **options):
+        return F.conv1d_backward(*args, **options)
 
 
 class Conv2d(_Conv):
@@ -180,5 +181,5 @@ class Conv2d(_Conv):
         return F.conv2d(*args)
 
     @staticmethod
-    def _conv_backward(*args, needs):
-        return F.conv2d_backward(*args, needs=needs)
+    def _conv_backward(*args, **options):
+        return F.conv2d_backward(*args, **options)

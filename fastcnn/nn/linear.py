@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -75,11 +73,12 @@ class Linear(Module):
         """Add to the gradients of weight and bias and return the input's; see `Module.backward`."""
         (input,) = self.saved()
         needs = (self.needs_input_grad, True, self.bias is not None)
-        grad_input, grad_weight, grad_bias = F.linear_backward(grad_output, input, self.weight.data, needs=needs)
-        self.weight.accumulate(grad_weight)
+        out = (None, self.weight.grad_memory(), None if self.bias is None else self.bias.grad_memory())
+        grads = F.linear_backward(grad_output, input, self.weight.data, needs=needs, out=out)
+        self.weight.accumulate(grads[1])
         if self.bias is not None:
-            self.bias.accumulate(grad_bias)
-        return grad_input
+            self.bias.accumulate(grads[2])
+        return grads[0]
 
 
 class Flatten(Module):
@@ -121,21 +120,13 @@ class Flatten(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return `input` with the axes joined."""
-        first, last = (dim + input.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
-        if not 0 <= first <= last < input.ndim:
-            check.fail("input", f"axes {self.start_dim} to {self.end_dim}, in that order", f"shape {input.shape}")
-        channels_last = not input.flags.c_contiguous and np.moveaxis(input, 1, -1).flags.c_contiguous
-        joined = math.prod(input.shape[first : last + 1])
-        output = input.reshape(*input.shape[:first], joined, *input.shape[last + 1 :])
-        self.save(input.shape, output.shape, channels_last)
-        return output
+        self.save(input.shape, check.channels_run_fastest(input))
+        return F.flatten(input, self.start_dim, self.end_dim)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """Return the gradient in the input's shape and memory order; see `Module.backward`."""
-        input_shape, output_shape, channels_last = self.saved()
-        check.shape("grad_output", grad_output, output_shape)
-        grad = grad_output.reshape(input_shape)
-        return np.moveaxis(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), -1, 1) if channels_last else grad
+        shape, channels_last = self.saved()
+        return F.flatten_backward(grad_output, shape, self.start_dim, self.end_dim, channels_last=channels_last)
 
 
 class Identity(Module):

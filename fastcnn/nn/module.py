@@ -94,7 +94,7 @@ class Parameter:
     (np.float32(0.0), 6)
     """
 
-    __slots__ = ("__weakref__", "_data", "_grad")
+    __slots__ = ("__weakref__", "_data", "_grad", "_zero")
 
     def __init__(self, data: ArrayLike) -> None:
         array = np.array(data, order="C")
@@ -102,6 +102,7 @@ class Parameter:
             check.fail("data", "float32 or float64", array.dtype, TypeError)
         self._data = array
         self._grad = np.zeros_like(array)
+        self._zero = False  # whether the gradient is zero, whatever its memory still holds
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
@@ -126,11 +127,14 @@ class Parameter:
 
     @property
     def grad(self) -> np.ndarray:
+        if self._zero:
+            self._grad.fill(0)
+            self._zero = False
         return self._grad
 
     @grad.setter
     def grad(self, value: ArrayLike) -> None:
-        self._assign("grad", self._grad, value)
+        self._assign("grad", self.grad, value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,13 +157,22 @@ class Parameter:
             raise ValueError(f"{name}: expected shape {target.shape}, got {value.shape}")
         np.copyto(target, value, casting="same_kind")
 
+    def grad_memory(self) -> np.ndarray | None:
+        """Return where a backward pass may write the gradient, to hand it to `accumulate`; None unless that is zero."""
+        return self._grad if self._zero else None
+
     def accumulate(self, grad: np.ndarray) -> None:
         """Add `grad`, an array of this parameter's shape, to `self.grad`."""
-        np.add(self._grad, grad, out=self._grad)
+        if grad is self._grad:
+            self._zero = False
+        else:
+            np.add(self.grad, grad, out=self._grad)
 
-    def zero_grad(self) -> None:
-        """Fill the gradient with zeros."""
-        self._grad.fill(0)
+    def zero_grad(self, later: bool = False) -> None:
+        """Fill the gradient with zeros, at once or, `later`, when it is next read or a backward pass writes there."""
+        self._zero = later
+        if not later:
+            self._grad.fill(0)
 
     def move_to(self, data: np.ndarray, grad: np.ndarray) -> None:
         """Copy value and gradient into the given arrays and live there from now on.
@@ -172,7 +185,7 @@ class Parameter:
             C-contiguous arrays of this parameter's shape and type.
         """
         np.copyto(data, self._data, casting="no")
-        np.copyto(grad, self._grad, casting="no")
+        np.copyto(grad, self.grad, casting="no")
         self._data, self._grad = data, grad
 
     def __repr__(self) -> str:

@@ -17,6 +17,9 @@ typedef struct {
     const ptrdiff_t *b_offset;      /* tile: segment -> offset of its first step from b; NULL for s*b_segment */
 } fastcnn_sum;
 
+/* Elements that copy a run of a short window: more than it has, but a fixed number is one or two moves. */
+#define FASTCNN_WINDOW_RUN 8
+
 /* tile: c[r*c_row + j] = init[j] + sum over s, k of a[a_offset[s] + k*a_step + r*a_row] * b[b_offset[s] + k*b_step + j]
    for r < m and j < n, where m <= rows and n <= 2*lanes; with init NULL the sum is added to c. b and init must be
    readable up to the next multiple of `lanes` after n.
@@ -27,6 +30,8 @@ typedef struct {
    depthwise_weights: c[s*c_row + j] += sum over k < depth of a[a_offset[s] + k*a_step + j] * b[k*b_step + j]
    for every segment s and j < n <= lanes.
 
+   copy_runs: out[x*out_step + j] = a[x*a_step + j] for x < count and j < FASTCNN_WINDOW_RUN.
+
    winograd_*: the transforms of winograd.h, which tells them. */
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
     ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
@@ -36,6 +41,7 @@ typedef struct {
                                const T *init, T *c, ptrdiff_t c_row);                                                 \
     void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
                                        ptrdiff_t c_row);                                                              \
+    void (*copy_runs_##suffix)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step);            \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
                                      ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
     void (*winograd_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                  \
