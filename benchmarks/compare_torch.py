@@ -20,6 +20,7 @@ COMMANDS = {
     "error": "relative error against float64 on each kernel path, by the length of the sum",
     "bits": "hashes of trained weights, for several numbers of threads on each kernel path",
     "memory": "peak memory of a convolution's forward and backward pass",
+    "loader": "the loader with augmentation beside the steps that it feeds; fastcnn alone",
 }
 
 

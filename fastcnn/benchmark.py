@@ -130,7 +130,9 @@ def channels_last(array: np.ndarray) -> np.ndarray:
     >>> channels_last(np.zeros((2, 3, 4, 5), np.float32)).strides
     (240, 4, 60, 12)
     """
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+    last = np.moveaxis(array, 1, -1)
+    # A new array, as with one channel NumPy calls either order contiguous and keeps the strides there are.
+    return np.moveaxis(np.array(last, order="C").reshape(last.shape), -1, 1)
 
 
 @contextlib.contextmanager

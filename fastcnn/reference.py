@@ -309,6 +309,48 @@ def _into(out, *grads):
     return tuple(grad if array is None else array for array, grad in zip(out, grads, strict=True))
 
 
+def norm_conv2d(input, mean, scale, shift, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, relu=False):
+    """`conv2d` of `batch_norm_apply`.
+
+    Examples
+    --------
+    >>> zero, one = np.zeros(1), np.ones(1)
+    >>> norm_conv2d(np.array([[[[-5.0, 2.0]]]]), zero, one, one, np.ones((1, 1, 1, 2)), relu=True)
+    array([[[[3.]]]])
+    """
+    return conv2d(
+        batch_norm_apply(input, mean, scale, shift, relu=relu), weight, bias, stride, padding, dilation, groups
+    )
+
+
+def norm_conv2d_backward(
+    grad_output,
+    input,
+    mean,
+    scale,
+    shift,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    relu=False,
+    needs=(True, True, True),
+):
+    """`conv2d_backward` of what `norm_conv2d` convolves.
+
+    Examples
+    --------
+    >>> zero, one = np.zeros(1), np.ones(1)
+    >>> x, weight = np.array([[[[-5.0, 2.0]]]]), np.array([[[[2.0, 3.0]]]])
+    >>> norm_conv2d_backward(np.ones((1, 1, 1, 1)), x, zero, one, one, weight, relu=True)
+    (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
+    """
+    made = batch_norm_apply(input, mean, scale, shift, relu=relu)
+    return conv2d_backward(grad_output, made, weight, stride, padding, dilation, groups, needs=needs)
+
+
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Convolve sequences: (N, C, L) with (O, C / groups, k) to (N, O, Lout).
 
@@ -455,8 +497,10 @@ def _add_at(values, indices, shape, plane_ndim):
     return output.reshape(shape)
 
 
-def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, relu=False):
     """Largest element of each window and the number of its tap: ``i * kw + j``.
+
+    With `relu`, of the input after ReLU, and where that is 0, no tap: 255, or -1 as int32, which begins at 256 taps.
 
     Examples
     --------
@@ -464,11 +508,16 @@ def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil
     (array([[[[5.]]]]), array([[[[1]]]], dtype=uint8))
     """
     output, taps, _, _ = _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
+    if relu:
+        output = np.maximum(output, 0)
+        if math.prod(_pair(kernel_size)) >= 256:
+            taps = taps.astype(np.int32)
+        taps[output == 0] = 255 if taps.dtype == np.uint8 else -1
     return output, taps
 
 
 def max_pool2d_taps_backward(
-    grad_output, taps, input_shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
+    grad_output, taps, input_shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, relu=False
 ):
     """Add each output's gradient to the element its tap names.
 
@@ -643,8 +692,12 @@ def avg_pool2d_backward(
     ceil_mode=False,
     count_include_pad=True,
     divisor_override=None,
+    *,
+    channels_last=None,
 ):
     """Give every element of a window the output's gradient over the divisor of the forward pass.
+
+    (`channels_last`, a memory order, changes nothing here.)
 
     Examples
     --------
@@ -746,8 +799,8 @@ def adaptive_avg_pool2d(input, output_size):
     return np.ascontiguousarray(adaptive_avg_pool1d(means.swapaxes(-1, -2), rows).swapaxes(-1, -2))
 
 
-def adaptive_avg_pool2d_backward(grad_output, input_shape):
-    """Share each output's gradient equally over its window.
+def adaptive_avg_pool2d_backward(grad_output, input_shape, *, channels_last=None):
+    """Share each output's gradient equally over its window. (`channels_last`, a memory order, changes nothing here.)
 
     Examples
     --------
@@ -764,6 +817,14 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape):
 # --------------------------------------------------------------------------------------------------------------------
 # Batch norm
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def _put(result, out):
+    """The result, moved to `out` where that is given."""
+    if out is None:
+        return result
+    np.copyto(out, result)
+    return out
 
 
 def _over_channels(vector, ndim):
@@ -837,7 +898,7 @@ def batch_norm_factors(
     return mean, invstd, scale, np.zeros_like(mean) if bias is None else bias
 
 
-def batch_norm_apply(input, mean, scale, shift, *, residual=None, relu=False):
+def batch_norm_apply(input, mean, scale, shift, *, residual=None, relu=False, out=None):
     """``(input - mean) * scale + shift``, plus the residual, and ReLU of that.
 
     Examples
@@ -851,10 +912,12 @@ def batch_norm_apply(input, mean, scale, shift, *, residual=None, relu=False):
     output = (input - mean) * scale + shift
     if residual is not None:
         output += residual
-    return np.maximum(output, 0) if relu else output
+    return _put(np.maximum(output, 0) if relu else output, out)
 
 
-def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True, *, relu=None, return_masked=False):
+def batch_norm_backward(
+    grad_output, input, weight, mean, invstd, training=True, *, relu=None, return_masked=False, out=None
+):
     """Gradients of `batch_norm` with respect to input, weight and bias.
 
     With ``xhat = (input - mean) * invstd``, sums and means over everything but the channels: the bias's gradient is
@@ -885,13 +948,24 @@ def batch_norm_backward(grad_output, input, weight, mean, invstd, training=True,
         mean_grad = _over_channels(grad_bias / count, input.ndim)
         mean_product = _over_channels(grad_weight / count, input.ndim)
         grad_input = grad_output - mean_grad - xhat * mean_product
-    grads = grad_input * _over_channels(scale, input.ndim), grad_weight, grad_bias
+    grads = _put(grad_input * _over_channels(scale, input.ndim), out), grad_weight, grad_bias
     return (*grads, grad_output) if return_masked else grads
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Activations
 # --------------------------------------------------------------------------------------------------------------------
+
+
+def add(input, other, *, out=None):
+    """The sum of two arrays of one shape.
+
+    Examples
+    --------
+    >>> add(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    array([4., 6.])
+    """
+    return _put(input + other, out)
 
 
 def relu(input):

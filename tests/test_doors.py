@@ -151,7 +151,7 @@ from fastcnn.kernels.geometry cimport Window
 from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.pooling cimport (
     adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
-    max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr)
+    max_pool_relu_ptr, max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_relu_taps_ptr, wrong_taps_ptr)
 
 ctypedef fused tag:
     uint8_t
@@ -175,6 +175,8 @@ def all_of(floating[::1] x, floating[::1] y, floating[::1] weight, floating[::1]
         wrong += take_ptr(&x[0], &indices[0], &y[0], &g, 1)
         max_pool_ptr(&x[0], &y[0], &taps[0], &g, 1)
         wrong += wrong_taps_ptr(&taps[0], &g, 1)
+        max_pool_relu_ptr(&x[0], &y[0], &taps[0], &g, 1)
+        wrong += wrong_relu_taps_ptr(&taps[0], &g, 1)
         max_pool_taps_backward_ptr(&y[0], &taps[0], &x[0], &g, 1)
         avg_pool_ptr(&x[0], &y[0], &g, True, 0, 1)
         avg_pool_backward_ptr(&y[0], &x[0], &g, True, 0, 1)

@@ -418,6 +418,15 @@ def test_the_gradient_may_take_the_place_of_what_it_is_from(which, mask, order):
     assert bits(*got) == bits(*expected)
 
 
+@pytest.mark.parametrize("which", ["input", "residual"])
+def test_the_output_may_take_the_place_of_what_it_is_from(which):
+    x, residual, vectors = normal((9, 20, 6, 7)), normal((9, 20, 6, 7), seed=1), [normal(20, seed=s) for s in (2, 3, 4)]
+    expected = F.batch_norm_apply(x, *vectors, residual=residual, relu=True)
+    out = {"input": x, "residual": residual}[which]
+    assert F.batch_norm_apply(x, *vectors, residual=residual, relu=True, out=out) is out
+    assert_array_equal(out, expected)
+
+
 def test_finite_differences_of_a_residual_and_relu():
     x, residual, dy = normal((3, 2, 2, 3)), normal((3, 2, 2, 3), seed=7), normal((3, 2, 2, 3), seed=1)
     weight, bias = normal(2, seed=2), normal(2, seed=3)
@@ -521,7 +530,7 @@ BAD_IN_ONE = [
      "residual: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),
     (lambda: F.batch_norm_apply(X, V, V, V, residual=X.astype(float)), TypeError,
      "residual: expected float32 as input, got float64"),
-    (lambda: F.batch_norm_apply(X, V, V, V, out=X), ValueError,
+    (lambda: F.batch_norm_apply(X, V, V, V, out=X[:]), ValueError,
      "out: expected memory apart from input, got an array that overlaps it"),
     (lambda: F.batch_norm_apply(X, V, V, V, out=X[:1]), ValueError,
      "out: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),

@@ -147,6 +147,76 @@ def test_max_pool_against_reference(dims, data):
     assert same_order(routed, rows(x))
 
 
+@given(data=st.data())
+def test_relu_inside_max_pool(data):
+    """ReLU before the pooling or after it: the same values, and to the bit the same gradients."""
+    shape, arguments = data.draw(windows(2))
+    x = data.draw(values(shape))
+    if data.draw(st.booleans()):
+        x -= x.dtype.type(1)  # more windows without anything above 0
+    results = both((F.max_pool2d_taps, reference.max_pool2d_taps), x, **arguments, relu=True)
+    if results is None:
+        return
+    (output, taps), (expected, expected_taps) = results
+    assert_array_equal(output, expected)
+    assert_array_equal(taps, expected_taps)
+    assert not np.signbit(output[output == 0]).any()
+    grad = in_order(normal(output.shape, x.dtype), data.draw(orders))
+    routed = F.max_pool2d_taps_backward(grad, taps, shape, **arguments, relu=True)
+    close(routed, reference.max_pool2d_taps_backward(grad, taps, shape, **arguments, relu=True))
+
+    positive = F.relu(x)
+    before, before_taps = F.max_pool2d_taps(positive, **arguments)
+    assert_array_equal(output, before)
+    assert_array_equal(output, F.relu(F.max_pool2d(x, **arguments)))
+    grad_relu = F.max_pool2d_taps_backward(grad, before_taps, shape, **arguments)
+    assert_array_equal(routed, F.relu_backward(grad_relu, positive))
+    maxima, after_taps = F.max_pool2d_taps(x, **arguments)
+    after = F.max_pool2d_taps_backward(F.relu_backward(grad, F.relu(maxima)), after_taps, shape, **arguments)
+    assert_array_equal(routed, after)
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("kernel", "dtype"), [((15, 17), np.uint8), (16, np.int32), (20, np.int32)])
+def test_no_tap_of_large_windows(kernel, dtype, order):
+    x = in_order(normal((2, 3, 40, 40)), order)
+    x[0] = -1
+    x[1, 0, 3, 4] = np.nan
+    output, taps = F.max_pool2d_taps(x, kernel, relu=True)
+    expected, expected_taps = reference.max_pool2d_taps(x, kernel, relu=True)
+    assert taps.dtype == dtype
+    assert_array_equal(output, expected)
+    assert_array_equal(taps, expected_taps)
+    assert (taps[0] == np.array(-1).astype(dtype)).all()
+    grad = F.max_pool2d_taps_backward(normal(output.shape), taps, x.shape, kernel, relu=True)
+    assert not grad[0].any()
+    assert_array_equal(grad, reference.max_pool2d_taps_backward(normal(output.shape), taps, x.shape, kernel))
+    if kernel != 16:  # without ReLU, 256 taps are numbered by uint8, 255 being one of them
+        with pytest.raises(ValueError, match="taps: expected taps inside the input"):
+            F.max_pool2d_taps_backward(output, taps, x.shape, kernel)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_mean_gradients_in_the_order_asked_for(order, channels_last):
+    grad = in_order(normal((3, 20, 2, 2)), order)
+    for got, expected in (
+        (
+            F.avg_pool2d_backward(grad, (3, 20, 5, 5), 2, channels_last=channels_last),
+            reference.avg_pool2d_backward(grad, (3, 20, 5, 5), 2, channels_last=channels_last),
+        ),
+        (
+            F.adaptive_avg_pool2d_backward(grad, (3, 20, 5, 5), channels_last=channels_last),
+            reference.adaptive_avg_pool2d_backward(grad, (3, 20, 5, 5), channels_last=channels_last),
+        ),
+    ):
+        close(got, expected)
+        assert got.transpose(0, 2, 3, 1).flags.c_contiguous == channels_last
+        assert got.flags.c_contiguous != channels_last
+    with pytest.raises(TypeError, match="channels_last: expected a bool, got 1"):
+        F.adaptive_avg_pool2d_backward(grad, (3, 20, 5, 5), channels_last=1)
+
+
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [3, 40])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

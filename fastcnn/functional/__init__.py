@@ -10,6 +10,7 @@ array given there, and return it.
 """
 
 from fastcnn.functional.activation import (
+    add,
     dropout,
     dropout_backward,
     gelu,
@@ -35,6 +36,7 @@ from fastcnn.functional.conv import (
     im2col,
     im2col1d,
 )
+from fastcnn.functional.fused import norm_conv2d, norm_conv2d_backward
 from fastcnn.functional.image import image_batch
 from fastcnn.functional.linear import flatten, flatten_backward, linear, linear_backward
 from fastcnn.functional.loss import (
@@ -74,6 +76,7 @@ __all__ = [
     "adaptive_avg_pool1d_backward",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
+    "add",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",
@@ -116,6 +119,8 @@ __all__ = [
     "max_unpool2d",
     "max_unpool2d_backward",
     "mse_loss",
+    "norm_conv2d",
+    "norm_conv2d_backward",
     "relu",
     "relu_backward",
     "sgd_update",

@@ -43,6 +43,7 @@ from fastcnn.kernels.loss cimport (
 from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
 from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
 from fastcnn.kernels.pooling cimport (
+    max_pool_relu_ptr, tap_t, wrong_relu_taps_ptr,
     adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
     max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr,
 )
@@ -256,7 +257,11 @@ cdef Py_ssize_t _linear_scratch(const Facts* f, int threads) noexcept nogil:
 
 
 cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    if f.integer[0] == 8:
+    if f.integer[1] and f.integer[0] == 4:
+        max_pool_relu_ptr(a[0], a[1], <int32_t*>a[2], &f.window, threads)
+    elif f.integer[1]:
+        max_pool_relu_ptr(a[0], a[1], <uint8_t*>a[2], &f.window, threads)
+    elif f.integer[0] == 8:
         max_pool_ptr(a[0], a[1], <int64_t*>a[2], &f.window, threads)
     elif f.integer[0] == 4:
         max_pool_ptr(a[0], a[1], <int32_t*>a[2], &f.window, threads)
@@ -265,13 +270,17 @@ cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch,
     return False
 
 
+cdef bint _wrong_taps(const Facts* f, const tap_t* taps, int threads) noexcept nogil:
+    return wrong_relu_taps_ptr(taps, &f.window, threads) if f.integer[1] else wrong_taps_ptr(taps, &f.window, threads)
+
+
 cdef bint _max_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     if f.integer[0] == 4:
-        if wrong_taps_ptr(<const int32_t*>a[1], &f.window, threads):
+        if _wrong_taps(f, <const int32_t*>a[1], threads):
             return True
         max_pool_taps_backward_ptr(a[0], <const int32_t*>a[1], a[2], &f.window, threads)
     else:
-        if wrong_taps_ptr(<const uint8_t*>a[1], &f.window, threads):
+        if _wrong_taps(f, <const uint8_t*>a[1], threads):
             return True
         max_pool_taps_backward_ptr(a[0], <const uint8_t*>a[1], a[2], &f.window, threads)
     return False

@@ -52,6 +52,50 @@ def _backward(kind: int, grad_output: Array, saved: Array, slope: float) -> Call
     return Call("activation_backward", arrays, ((saved.shape, axes, saved.dtype),), integers=(kind, saved.size))
 
 
+def add(input: Array, other: Array, *, out: np.ndarray | None = None) -> np.ndarray:
+    """Return input + other, of one shape.
+
+    Parameters
+    ----------
+    input : ndarray of any shape
+        float32 or float64.
+    other : ndarray of the same shape
+    out : ndarray, optional
+        Array to write the sum to and to return: `input` or `other` itself, or one of their shape and type apart from
+        them.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `input`, and of its memory order where `out` is not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays have a wrong type, or not one shape and type, or `out` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> F.add(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    array([4., 6.])
+    """
+    input, other = required(input=input, other=other)
+    check.shape("other", other, input.shape)
+    if out is None:
+        axes = memory_axes(input)
+        out, memory = empty(input.shape, axes, input.dtype)
+    else:
+        apart = {} if out is input or out is other else {"input": input, "other": other}
+        check.destination(out, input.shape, input.dtype, **apart)
+        axes = memory_axes(out)
+        memory = contiguous(out, axes)
+    if input.size:
+        kernels.add(flat(input, axes), flat(other, axes), memory)
+    return out
+
+
 def relu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return max(input, 0); NaN stays NaN.
 

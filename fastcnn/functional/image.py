@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -104,9 +105,8 @@ def image_batch(
         cutout = _whole("cutout", cutout)
         check.shape("cutout", cutout, (n, 4))
         cutout = np.clip(cutout, 0, (height, width, height, width))
-    (scale,) = per_channel("scale", scale, 1, positive=True)
-    means = np.asarray(per_channel("mean", mean, channels))
-    deviations = np.asarray(per_channel("std", std, channels, positive=True))
+    usual = isinstance(mean, tuple) and isinstance(std, tuple) and {type(n) for n in (scale, *mean, *std)} == {float}
+    gain, offset = (_gain_and_offset if usual else _gain_and_offset.__wrapped__)(scale, mean, std, channels, dtype)
     if out is None:
         out = check.empty((n, channels, height, width), dtype, channels_last=True)
     else:
@@ -118,9 +118,17 @@ def image_batch(
     if out.size:
         if not images.flags.aligned:
             images = images.copy()
-        gain, offset = (scale / deviations).astype(dtype), (-means / deviations).astype(dtype)
         kernels.image_batch(images, indices, shift, flip, cutout, gain, offset, out.transpose(0, 2, 3, 1))
     return out
+
+
+@lru_cache(maxsize=256)  # a loader asks for the same with every batch
+def _gain_and_offset(scale, mean, std, channels, dtype):
+    """What each channel's pixels are multiplied by, and what is then added."""
+    (scale,) = per_channel("scale", scale, 1, positive=True)
+    means = np.asarray(per_channel("mean", mean, channels))
+    deviations = np.asarray(per_channel("std", std, channels, positive=True))
+    return (scale / deviations).astype(dtype), (-means / deviations).astype(dtype)
 
 
 def per_channel(

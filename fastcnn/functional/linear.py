@@ -145,7 +145,7 @@ def _joined(shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[int, 
 
 def _pixels(shape: tuple[int, ...]) -> dict[str, int]:
     """The window of one tap that visits each pixel of a channels-last image: im2col with it is a transposition."""
-    places, one = (math.prod(shape[2:]), 1), (1, 1)
+    places, one = (1, math.prod(shape[2:])), (1, 1)
     return check.window((*shape[:2], *places), places, one, one, (0, 0), one, True)
 
 

@@ -290,7 +290,8 @@ def batch_norm_apply(
     relu : bool, default False
         Whether ReLU is taken of that.
     out : ndarray, optional
-        Array to write the output to and to return, of its shape, type and memory order, apart from the other arrays.
+        Array to write the output to and to return: `input` or `residual`, or one apart from the other arrays, of the
+        shape, type and memory order of `input`.
 
     Returns
     -------
@@ -320,7 +321,8 @@ def batch_norm_apply(
     axes, layout = _memory(images)
     if residual is not None:
         check.shape("residual", residual, input.shape)
-    output, memory = _destination(out, images, axes, input.shape, input=input, residual=residual, **vectors)
+    apart = {} if out is input or out is residual else {"input": input, "residual": residual}
+    output, memory = _destination(out, images, axes, input.shape, **apart, **vectors)
     if memory.size:
         other = None if residual is None else flat(_images("residual", residual), axes)
         mean, scale, shift = (np.ascontiguousarray(vector) for vector in (mean, scale, shift))

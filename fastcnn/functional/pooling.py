@@ -141,7 +141,7 @@ def _output(out, size, input, dims, channels_last):
 
 @remembered
 def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out):
-    """Return the maxima, and what `keep` names: 'taps', 'indices' or None."""
+    """Return the maxima, and what `keep` names: 'taps', 'relu taps' (then ReLU of the maxima), 'indices' or None."""
     (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, dilation, ceil_mode)
@@ -152,16 +152,17 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     size = (*images.shape[:2], *geometry.places)
     results = [_output(out, size, input, dims, channels_last)]
     if keep is not None:
-        dtype = _taps_dtype(geometry) if keep == "taps" else np.int64
+        dtype = np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps")
         results.append(new_images(size, dims, input.ndim == dims + 2, channels_last, dtype))
     if not input.size:
         return zeros(tuple(results))
     bytes_of_mark = 0 if keep is None else results[1][2].itemsize
-    return Call("max_pool", (images,), tuple(results), window=window, integers=(bytes_of_mark,))
+    return Call("max_pool", (images,), tuple(results), window=window, integers=(bytes_of_mark, keep == "relu taps"))
 
 
-def _taps_dtype(geometry: _Geometry) -> type:
-    return np.uint8 if math.prod(geometry.kernel) <= 256 else np.int32
+def _taps_dtype(geometry: _Geometry, relu: bool) -> type:
+    """The type that numbers all taps; with ReLU, no tap is one more."""
+    return np.uint8 if math.prod(geometry.kernel) + relu <= 256 else np.int32
 
 
 def _index_window(size, places, channels_last):
@@ -444,6 +445,8 @@ def max_pool2d_taps(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
+    *,
+    relu: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take the maximum of each window, and keep which tap of its window it was: `max_pool2d` for training.
 
@@ -451,13 +454,17 @@ def max_pool2d_taps(
     ----------
     input, kernel_size, stride, padding, dilation, ceil_mode
         As of `max_pool2d`.
+    relu : bool, default False
+        Whether ReLU is taken of the input before, or of the maxima after, which is the same.
 
     Returns
     -------
     output : ndarray of shape (N, C, Hout, Wout) or (C, Hout, Wout)
         In the memory order of `input`.
     taps : ndarray of uint8, of the same shape and memory order
-        Number of the maximum in its window, i * kw + j; int32 where the window has more than 256 taps.
+        Number of the maximum in its window, i * kw + j; int32 where the window has more than 256 taps. With `relu`, a
+        window whose maximum is not above 0 has the number 255 (-1 as int32), because no gradient goes through it, and
+        int32 begins with 256 taps.
 
     Raises
     ------
@@ -471,7 +478,8 @@ def max_pool2d_taps(
     >>> F.max_pool2d_taps(np.array([[[1., 5., 0.], [3., 2., 4.]]]), 2, stride=1)
     (array([[[5., 5.]]]), array([[[1, 0]]], dtype=uint8))
     """
-    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, "taps", None)
+    keep = "relu taps" if _flag("relu", relu) else "taps"
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, None)
 
 
 def max_pool2d_taps_backward(
@@ -483,6 +491,8 @@ def max_pool2d_taps_backward(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
+    *,
+    relu: bool = False,
 ) -> np.ndarray:
     """Return the gradient of the input of `max_pool2d_taps`.
 
@@ -494,7 +504,7 @@ def max_pool2d_taps_backward(
         As `max_pool2d_taps` returned them.
     input_shape : tuple of int
         (N, C, H, W) or (C, H, W).
-    kernel_size, stride, padding, dilation, ceil_mode
+    kernel_size, stride, padding, dilation, ceil_mode, relu
         As of the forward pass.
 
     Returns
@@ -518,17 +528,17 @@ def max_pool2d_taps_backward(
             [ 0.,  0.,  0.]]])
     """
     geometry = kernel_size, stride, padding, dilation, ceil_mode
-    return _taps_backward(grad_output, taps, input_shape, *geometry)
+    return _taps_backward(grad_output, taps, input_shape, relu, *geometry)
 
 
 @remembered
-def _taps_backward(grad_output, taps, input_shape, *geometry):
+def _taps_backward(grad_output, taps, input_shape, relu, *geometry):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, 2)
     size = _image_shape("input_shape", input_shape, 2, grad_output.ndim)
     geometry = _geometry(size, 2, *geometry)
     check.shape("grad_output", grad_output, (*size[:2], *geometry.places)[4 - grad_output.ndim :])
-    taps = _marks("taps", taps, _taps_dtype(geometry), grad_output.shape, 2)
+    taps = _marks("taps", taps, _taps_dtype(geometry, _flag("relu", relu)), grad_output.shape, 2)
     taps, channels_last = check.ordered(taps, _channels_last(taps))
     grads, _ = check.ordered(grads, channels_last)
     result = new_images(size, 2, grad_output.ndim == 4, channels_last, grads.dtype)
@@ -540,7 +550,7 @@ def _taps_backward(grad_output, taps, input_shape, *geometry):
         check.fail("taps", wanted, f"one that is not, among {_range(taps)}")
 
     window = geometry.window(size, channels_last)
-    integers = (taps.itemsize,)
+    integers = (taps.itemsize, bool(relu))
     return Call("max_pool_backward", (grads, taps), (result,), window=window, integers=integers, refused=refused)
 
 
@@ -766,9 +776,23 @@ def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_includ
     return Call("avg_pool", (images,), (result,), window=geometry.window(images.shape, channels_last), integers=rule)
 
 
+def _gradient_order(grads: np.ndarray, channels_last: bool | None) -> bool:
+    """The memory order asked for, or (None) that of the gradient."""
+    return _channels_last(grads) if channels_last is None else _flag("channels_last", channels_last)
+
+
 @remembered
 def _avg_pool_backward(
-    grad_output, dims, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    grad_output,
+    dims,
+    input_shape,
+    kernel_size,
+    stride,
+    padding,
+    ceil_mode,
+    count_include_pad,
+    divisor_override,
+    channels_last,
 ):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
@@ -777,7 +801,7 @@ def _avg_pool_backward(
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
     places = geometry.places[2 - dims :]
     check.shape("grad_output", grad_output, (*size[:2], *places)[dims + 2 - grad_output.ndim :])
-    grads, channels_last = check.ordered(grads, _channels_last(grads))
+    grads, channels_last = check.ordered(grads, _gradient_order(grads, channels_last))
     result = new_images(size, dims, grad_output.ndim == dims + 2, channels_last, grads.dtype)
     if not math.prod(size):
         return zeros((result,))
@@ -872,7 +896,7 @@ def avg_pool1d_backward(
     array([[1., 4., 3.]])
     """
     return _avg_pool_backward(
-        grad_output, 1, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, None
+        grad_output, 1, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, None, None
     )
 
 
@@ -941,6 +965,8 @@ def avg_pool2d_backward(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    channels_last: bool | None = None,
 ) -> np.ndarray:
     """Return the gradient of the input of `avg_pool2d`.
 
@@ -952,11 +978,13 @@ def avg_pool2d_backward(
         (N, C, H, W) or (C, H, W).
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
         As of the forward pass.
+    channels_last : bool, optional
+        Memory order of the result. That of `grad_output` if not given, which for a single pixel may say nothing.
 
     Returns
     -------
     ndarray of shape input_shape
-        Each window's gradient, over its divisor, added to all its elements. In the memory order of `grad_output`.
+        Each window's gradient, over its divisor, added to all its elements.
 
     Raises
     ------
@@ -971,9 +999,8 @@ def avg_pool2d_backward(
     array([[[2., 2.],
             [2., 2.]]])
     """
-    return _avg_pool_backward(
-        grad_output, 2, input_shape, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
+    window = kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    return _avg_pool_backward(grad_output, 2, input_shape, *window, channels_last)
 
 
 # --- adaptive average pooling ---------------------------------------------------------------------------------------
@@ -996,13 +1023,13 @@ def _adaptive_avg_pool(input, dims, output_size):
 
 
 @remembered
-def _adaptive_avg_pool_backward(grad_output, dims, input_shape):
+def _adaptive_avg_pool_backward(grad_output, dims, input_shape, channels_last):
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, dims)
     size = _image_shape("input_shape", input_shape, dims, grad_output.ndim)
     if grads.shape[:2] != size[:2]:
         check.fail("grad_output", f"the images and channels of input_shape {tuple(input_shape)}", grad_output.shape)
-    grads, channels_last = check.ordered(grads, _channels_last(grads))
+    grads, channels_last = check.ordered(grads, _gradient_order(grads, channels_last))
     result = new_images(size, dims, grad_output.ndim == dims + 2, channels_last, grads.dtype)
     if not math.prod(size):
         return zeros((result,))
@@ -1066,7 +1093,7 @@ def adaptive_avg_pool1d_backward(grad_output: Array, input_shape: Shape) -> np.n
     >>> F.adaptive_avg_pool1d_backward(np.array([[3., 6.]]), (1, 5))
     array([[1., 1., 3., 2., 2.]])
     """
-    return _adaptive_avg_pool_backward(grad_output, 1, input_shape)
+    return _adaptive_avg_pool_backward(grad_output, 1, input_shape, None)
 
 
 def adaptive_avg_pool2d(input: Array, output_size: Size | tuple[int | None, int | None]) -> np.ndarray:
@@ -1104,7 +1131,9 @@ def adaptive_avg_pool2d(input: Array, output_size: Size | tuple[int | None, int 
     return _adaptive_avg_pool(input, 2, output_size)
 
 
-def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: Shape) -> np.ndarray:
+def adaptive_avg_pool2d_backward(
+    grad_output: Array, input_shape: Shape, *, channels_last: bool | None = None
+) -> np.ndarray:
     """Return the gradient of the input of `adaptive_avg_pool2d`.
 
     Parameters
@@ -1113,11 +1142,13 @@ def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: Shape) -> np.n
         float32 or float64.
     input_shape : tuple of int
         (N, C, H, W) or (C, H, W).
+    channels_last : bool, optional
+        Memory order of the result. That of `grad_output` if not given, which for a single pixel may say nothing.
 
     Returns
     -------
     ndarray of shape input_shape
-        Each window's gradient shared out equally over its elements. In the memory order of `grad_output`.
+        Each window's gradient shared out equally over its elements.
 
     Raises
     ------
@@ -1132,4 +1163,4 @@ def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: Shape) -> np.n
     array([[[2., 2.],
             [2., 2.]]])
     """
-    return _adaptive_avg_pool_backward(grad_output, 2, input_shape)
+    return _adaptive_avg_pool_backward(grad_output, 2, input_shape, channels_last)

@@ -23,6 +23,7 @@ def activation_backward(
     grad_input: NDArray[Float],
     slope: float,
 ) -> None: ...
+def add(input: NDArray[Float], other: NDArray[Float], output: NDArray[Float]) -> None: ...
 def dropout(
     input: NDArray[Float],
     output: NDArray[Float],

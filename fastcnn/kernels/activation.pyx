@@ -119,6 +119,19 @@ cdef void activation_backward_ptr(Activation kind, const floating* grad_output, 
                   min(<Py_ssize_t>CHUNK, size - i * CHUNK), slope)
 
 
+cdef inline void _add(const floating* a, const floating* b, floating* sum, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        sum[i] = a[i] + b[i]
+
+
+cdef void add_ptr(const floating* input, const floating* other, floating* output, Py_ssize_t size) noexcept nogil:
+    """output = input + other; it may be one of them."""
+    cdef Py_ssize_t i, chunks = (size + CHUNK - 1) // CHUNK
+    for i in prange(chunks, schedule="static", num_threads=threads_for(chunks, size)):
+        _add(input + i * CHUNK, other + i * CHUNK, output + i * CHUNK, min(<Py_ssize_t>CHUNK, size - i * CHUNK))
+
+
 # --- dropout --------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +203,12 @@ def activation_backward(Activation kind, const floating[::1] grad_output, const 
     """activation_backward(kind, grad_output, saved, grad_input, slope): overwrite `grad_input`."""
     with nogil:
         activation_backward_ptr(kind, &grad_output[0], &saved[0], &grad_input[0], grad_output.shape[0], slope)
+
+
+def add(const floating[::1] input, const floating[::1] other, floating[::1] output):
+    """add(input, other, output): overwrite `output`."""
+    with nogil:
+        add_ptr(&input[0], &other[0], &output[0], input.shape[0])
 
 
 def dropout(const floating[::1] input, floating[::1] output, uint8_t[::1] mask, Py_ssize_t n, Py_ssize_t c,

@@ -14,37 +14,74 @@ from libc.string cimport memset
 from .threads cimport threads_for
 
 
-cdef inline void _fill(floating* target, Py_ssize_t step, Py_ssize_t first, Py_ssize_t end, const floating* offset,
-                       Py_ssize_t channels) noexcept nogil:
+cdef enum:
+    RUN = 16        # pixels that one round of the inner loop takes
+    CHANNELS = 8    # up to which a round's gains and offsets are laid out one after another
+
+
+cdef inline void _fill(floating* target, Py_ssize_t count, const floating* offset, Py_ssize_t channels) noexcept nogil:
     cdef Py_ssize_t x, k
-    for x in range(first, end):
+    for x in range(count):
         for k in range(channels):
-            target[x * step + k] = offset[k]
+            target[x * channels + k] = offset[k]
+
+
+cdef inline void _pixels(const pixel* source, const floating* gain, const floating* offset, floating* target,
+                         Py_ssize_t count, const Images* g) noexcept nogil:
+    cdef Py_ssize_t x, k
+    for x in range(count):
+        for k in range(g.c):
+            target[x * g.c + k] = <floating>source[x * g.column_step + k * g.channel_step] * gain[k] + offset[k]
+
+
+cdef inline void _run_of_pixels(const pixel* source, const floating* gains, const floating* offsets, floating* target,
+                                Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        target[j] = <floating>source[j] * gains[j] + offsets[j]
+
+
+cdef inline void _mirror(floating* row, Py_ssize_t width, Py_ssize_t channels) noexcept nogil:
+    cdef Py_ssize_t x, k
+    cdef floating value
+    for x in range(width // 2):
+        for k in range(channels):
+            value = row[x * channels + k]
+            row[x * channels + k] = row[(width - 1 - x) * channels + k]
+            row[(width - 1 - x) * channels + k] = value
 
 
 cdef inline void _place(const pixel* image, Py_ssize_t top, Py_ssize_t left, bint flip, const floating* gain,
                         const floating* offset, floating* output, const Images* g) noexcept nogil:
     """Output pixel (y, x) is image pixel (y + top, x + left); with `flip`, x runs from the right end of the row."""
-    cdef Py_ssize_t y, x, k, row
-    cdef Py_ssize_t step = -g.c if flip else g.c
+    cdef floating gains[RUN * CHANNELS]
+    cdef floating offsets[RUN * CHANNELS]
+    cdef Py_ssize_t y, x, i, row, rounds
     cdef Py_ssize_t first = min(max(-left, 0), g.w)
     cdef Py_ssize_t end = max(first, min(g.w, g.w - left))
+    cdef bint dense = g.c <= CHANNELS and g.column_step == g.c and (g.channel_step == 1 or g.c == 1)
     cdef const pixel* source
-    cdef floating* target
+    cdef floating* target = output
+    if dense:
+        _fill(gains, RUN, gain, g.c)
+        _fill(offsets, RUN, offset, g.c)
+    rounds = (end - first) // RUN if dense else 0
     for y in range(g.h):
         row = y + top
-        target = output + y * g.w * g.c
-        if flip:
-            target += (g.w - 1) * g.c
         if row < 0 or row >= g.h:
-            _fill(target, step, 0, g.w, offset, g.c)
-            continue
-        _fill(target, step, 0, first, offset, g.c)
-        for x in range(first, end):
-            source = image + row * g.row_step + (x + left) * g.column_step
-            for k in range(g.c):
-                target[x * step + k] = <floating>source[k * g.channel_step] * gain[k] + offset[k]
-        _fill(target, step, end, g.w, offset, g.c)
+            _fill(target, g.w, offset, g.c)
+        else:
+            source = image + row * g.row_step + left * g.column_step
+            _fill(target, first, offset, g.c)
+            for i in range(rounds):
+                x = first + i * RUN
+                _run_of_pixels(source + x * g.c, gains, offsets, target + x * g.c, RUN * g.c)
+            x = first + rounds * RUN
+            _pixels(source + x * g.column_step, gain, offset, target + x * g.c, end - x, g)
+            _fill(target + end * g.c, g.w - end, offset, g.c)
+            if flip:
+                _mirror(target, g.w, g.c)
+        target += g.w * g.c
 
 
 cdef inline void _cut(floating* output, const Py_ssize_t* box, const Images* g) noexcept nogil:

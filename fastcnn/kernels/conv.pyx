@@ -71,7 +71,7 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef bint outside
     job.depthwise = job.inputs == 1 and job.outputs == 1 and job.groups > 1
     job.planar = (not job.depthwise and not weights and job.sx == 1 and taps >= 4
-                  and job.outputs <= min(lanes // 2, micro().rows)
+                  and job.outputs <= min(max(lanes // 2, 6), micro().rows)
                   and job.nx * lanes > job.outputs * round_up(job.nx, lanes))
     if job.depthwise:
         job.panel, job.panels = lanes, 1

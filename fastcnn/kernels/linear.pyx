@@ -25,6 +25,8 @@ from .threads cimport thread_index, threads_for
 
 cdef Py_ssize_t DEPTH = 1024
 cdef Py_ssize_t ALIGN = 64
+# Images that the rows of the weights are read for one by one; a panel costs the same for one image as for all it holds.
+cdef Py_ssize_t FEW = 4
 
 
 cdef inline Py_ssize_t _wide(Py_ssize_t itemsize) noexcept nogil:
@@ -40,7 +42,7 @@ cdef Py_ssize_t linear_scratch(Py_ssize_t n, Py_ssize_t features, Py_ssize_t out
                                Py_ssize_t itemsize) noexcept nogil:
     """Bytes of scratch that each of the three products needs at the most."""
     cdef Py_ssize_t wide = _wide(itemsize)
-    cdef Py_ssize_t transposed = _up(n, wide) * features, tail = max(n, outputs) * wide
+    cdef Py_ssize_t transposed = _up(n, wide) * features + FEW * wide, tail = max(n, outputs) * wide
     return itemsize * (max(transposed, tail) + wide + threads * micro().rows * wide) + 2 * ALIGN
 
 
@@ -95,6 +97,38 @@ cdef void _forward_rows(Py_ssize_t first, Py_ssize_t m, const floating* weight, 
                     tile[o * wide + i] + (bias[first + o] if bias != NULL else 0))
 
 
+cdef inline void _run_lanes(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
+                            const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
+    if floating is float:
+        micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
+    else:
+        micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
+
+
+cdef void _forward_few(Py_ssize_t first, Py_ssize_t m, const floating* weight, const floating* bias,
+                       const floating* input, const floating* tails, floating* output, Py_ssize_t n,
+                       Py_ssize_t features, Py_ssize_t outputs, const Py_ssize_t* offset, const floating* zeros,
+                       floating* sums) noexcept nogil:
+    """Outputs first.. first+m of a few images; `tails` are their features past the last whole register."""
+    cdef Py_ssize_t lanes = _wide(sizeof(floating)) // 2, whole = features // lanes, i, o, j
+    cdef floating total
+    cdef Sum s
+    s.depth, s.a_offset, s.a_row, s.a_step, s.b_segment, s.b_step, s.b_offset = 1, offset, features, 0, lanes, 0, NULL
+    weight += first * features
+    for i in range(n):
+        s.segments = whole
+        _run_lanes(m, lanes, &s, weight, input + i * features, zeros, sums, lanes)
+        if whole * lanes < features:
+            s.segments = 1
+            _run_lanes(m, features - whole * lanes, &s, weight + whole * lanes, tails + i * lanes,
+                       <const floating*>NULL, sums, lanes)
+        for o in range(m):
+            total = 0
+            for j in range(lanes):
+                total += sums[o * lanes + j]
+            output[i * outputs + first + o] = total + (bias[first + o] if bias != NULL else 0)
+
+
 cdef void _product_rows(Py_ssize_t m, const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b,
                         const floating* tail, const floating* zeros, floating* c, Py_ssize_t columns,
                         Py_ssize_t depth) noexcept nogil:
@@ -138,15 +172,30 @@ cdef void linear_forward_ptr(const floating* input, const floating* weight, cons
     cdef Py_ssize_t task, tasks = (outputs + micro().rows - 1) // micro().rows
     cdef floating* zeros = <floating*>_start(scratch)
     cdef floating* transposed = zeros + wide
-    cdef floating* tiles = transposed + _up(n, wide) * features
+    cdef floating* tails = transposed + _up(n, wide) * features
+    cdef floating* tiles = tails + FEW * wide
+    cdef Py_ssize_t* offset = <Py_ssize_t*>transposed
+    cdef Py_ssize_t lanes = wide // 2, whole = features // lanes, i, j
     memset(zeros, 0, wide * sizeof(floating))
-    _transpose(input, n, features, wide, transposed)
+    if n <= FEW:
+        for i in range(whole):
+            offset[i] = i * lanes
+        offset[0] = 0
+        for i in range(n):
+            for j in range(lanes):
+                tails[i * lanes + j] = input[i * features + whole * lanes + j] if whole * lanes + j < features else 0
+    else:
+        _transpose(input, n, features, wide, transposed)
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, n * features * outputs // 16))):
         first = task * outputs // tasks
         m = (task + 1) * outputs // tasks - first
-        _forward_rows(first, m, weight, bias, transposed, output, n, features, outputs, zeros,
-                      tiles + thread_index() * micro().rows * wide)
+        if n <= FEW:
+            _forward_few(first, m, weight, bias, input, tails, output, n, features, outputs, offset, zeros,
+                         tiles + thread_index() * micro().rows * wide)
+        else:
+            _forward_rows(first, m, weight, bias, transposed, output, n, features, outputs, zeros,
+                          tiles + thread_index() * micro().rows * wide)
 
 
 cdef void linear_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,

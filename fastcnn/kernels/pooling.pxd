@@ -17,7 +17,10 @@ ctypedef fused tag_t:
 # Arguments are trusted. `threads` is the most that a call may use, and 1 inside a parallel region of the caller's.
 cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g,
                        int threads) noexcept nogil
+cdef void max_pool_relu_ptr(const floating* input, floating* output, tap_t* taps, const Window* g,
+                            int threads) noexcept nogil
 cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil
+cdef bint wrong_relu_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
                                      const Window* g, int threads) noexcept nogil
 

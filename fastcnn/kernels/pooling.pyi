@@ -10,11 +10,13 @@ Tap = TypeVar("Tap", np.uint8, np.int32)
 
 def max_pool(input: NDArray[Float], output: NDArray[Float], tags: NDArray[Tag], g: Mapping[str, int]) -> None: ...
 def max_pool_values(input: NDArray[Float], output: NDArray[Float], g: Mapping[str, int]) -> None: ...
+def max_pool_relu(input: NDArray[Float], output: NDArray[Float], taps: NDArray[Tap], g: Mapping[str, int]) -> None: ...
 def max_pool_taps_backward(
     grad_output: NDArray[Float],
     taps: NDArray[Tap],
     grad_input: NDArray[Float],
     g: Mapping[str, int],
+    relu: bool,
 ) -> bool: ...
 def scatter(
     values: NDArray[Float],

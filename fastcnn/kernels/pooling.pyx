@@ -34,8 +34,8 @@ cdef extern from "micro/pool.h" nogil:
 
     ctypedef struct Lanes "fastcnn_pool":
         Py_ssize_t route_taps
-        void (*max_f32)(const Run*, const float*, float*, void*, int) noexcept nogil
-        void (*max_f64)(const Run*, const double*, double*, void*, int) noexcept nogil
+        void (*max_f32)(const Run*, const float*, float*, void*, int, int) noexcept nogil
+        void (*max_f64)(const Run*, const double*, double*, void*, int, int) noexcept nogil
         void (*route_f32)(const Run*, const float*, const uint8_t*, float*) noexcept nogil
         void (*route_f64)(const Run*, const double*, const uint8_t*, double*) noexcept nogil
         void (*mean_f32)(const Run*, const float*, float*, Py_ssize_t, int) noexcept nogil
@@ -43,6 +43,7 @@ cdef extern from "micro/pool.h" nogil:
 
     const Lanes* fastcnn_pool_for(const char* isa)
     Py_ssize_t ROUTE_LANES "FASTCNN_ROUTE_LANES"
+    int NO_TAP "FASTCNN_NO_TAP"(int tag_bytes)
 
 
 # Tasks that images are cut into, by channels, where taps or indices are followed through a whole plane.
@@ -157,7 +158,7 @@ cdef inline Taps _taps(Py_ssize_t y, Py_ssize_t x, Inner inner, const Window* g)
 
 
 cdef inline void _max_row(const floating* input, floating* output, tag_t* tags, Py_ssize_t y, Inner inner,
-                          const Window* g, const Lanes* lanes) noexcept nogil:
+                          const Window* g, bint relu, const Lanes* lanes) noexcept nogil:
     cdef Py_ssize_t pixel = _pixel(g), x = 0
     cdef Taps taps
     cdef Run run
@@ -179,10 +180,21 @@ cdef inline void _max_row(const floating* input, floating* output, tag_t* tags, 
             run.tag, run.row_tag, run.column_tag = taps.i * g.kw + taps.j, g.kw, 1
         to = tags if tags is NULL else tags + x * pixel
         if floating is float:
-            lanes.max_f32(&run, input, output + x * pixel, to, tag_bytes)
+            lanes.max_f32(&run, input, output + x * pixel, to, tag_bytes, relu)
         else:
-            lanes.max_f64(&run, input, output + x * pixel, to, tag_bytes)
+            lanes.max_f64(&run, input, output + x * pixel, to, tag_bytes, relu)
         x += taps.count
+
+
+cdef inline void _max_pool(const floating* input, floating* output, tag_t* tags, const Window* g, bint relu,
+                           int threads) noexcept nogil:
+    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
+    cdef Py_ssize_t work = tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
+    cdef Inner inner = _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+        _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
+                 task % g.oh, inner, g, relu, lanes)
 
 
 cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, const Window* g,
@@ -191,36 +203,45 @@ cdef void max_pool_ptr(const floating* input, floating* output, tag_t* tags, con
 
     Every window must hold an element of the input. Planes for indices must have fewer than 2**31 elements.
     """
-    cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
-    cdef Py_ssize_t work = tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
-    cdef Inner inner = _inner_columns(g)
-    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
-        _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
-                 task % g.oh, inner, g, lanes)
+    _max_pool(input, output, tags, g, False, threads)
 
 
-cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """Whether one of the numbers is not in [start, end)."""
+cdef void max_pool_relu_ptr(const floating* input, floating* output, tap_t* taps, const Window* g,
+                            int threads) noexcept nogil:
+    """`max_pool_ptr`, then ReLU: an output that is not above 0 is 0, and its tap no tap (255 as uint8, -1 as int32).
+
+    That is ReLU before the pooling, too: the largest of max(x, 0) is max(the largest x, 0), won by the same element
+    where it is above 0 (or NaN), and where it is 0 no gradient passes ReLU. Windows of 256 taps need int32.
+    """
+    _max_pool(input, output, taps, g, True, threads)
+
+
+cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end,
+                          bint relu) noexcept nogil:
+    """Whether one of the numbers is not in [start, end); with `relu`, no tap is as good."""
     cdef Py_ssize_t k
-    cdef tap_t least = taps[0], largest = taps[0]
+    cdef tap_t none = <tap_t>NO_TAP(sizeof(tap_t)) if relu else <tap_t>start
+    cdef tap_t tap, least = <tap_t>start, largest = <tap_t>start
     for k in range(count):
-        least = taps[k] if taps[k] < least else least
-        largest = taps[k] if taps[k] > largest else largest
+        tap = <tap_t>start if taps[k] == none else taps[k]
+        least = tap if tap < least else least
+        largest = tap if tap > largest else largest
     return least < start or largest >= end
 
 
-cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g) noexcept nogil:
+cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g,
+                                   bint relu) noexcept nogil:
     cdef Py_ssize_t pixel = _pixel(g), line = g.ow * pixel, y, x, k
+    cdef tap_t none = <tap_t>NO_TAP(sizeof(tap_t))
     cdef const tap_t* row
     cdef Taps real
-    if _outside(taps, g.oh * line, 0, g.kh * g.kw):
+    if _outside(taps, g.oh * line, 0, g.kh * g.kw, relu):
         return True
     for y in range(g.oh):
         row = taps + y * line
         if not inner_rows.first <= y < inner_rows.end:
             real = _taps(y, 0, inner, g)
-            if _outside(row, line, real.i * g.kw, (real.i + real.rows) * g.kw):
+            if _outside(row, line, real.i * g.kw, (real.i + real.rows) * g.kw, relu):
                 return True
         x = 0
         while x < g.ow:
@@ -229,19 +250,30 @@ cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner in
                 continue
             real = _taps(y, x, inner, g)
             for k in range(x * pixel, (x + 1) * pixel):
+                if relu and row[k] == none:
+                    continue
                 if row[k] % g.kw < real.j or row[k] % g.kw >= real.j + real.columns:
                     return True
             x += 1
     return False
 
 
-cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil:
-    """Whether some tap is not of its window, or lies in the padding."""
+cdef inline bint _wrong_taps(const tap_t* taps, const Window* g, bint relu, int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g), plane = g.oh * g.ow * _pixel(g), wrong = 0
     cdef Inner inner_rows = _inner_rows(g), inner = _inner_columns(g)
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, tasks * plane))):
-        wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g)
+        wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g, relu)
     return wrong != 0
+
+
+cdef bint wrong_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil:
+    """Whether some tap is not of its window, or lies in the padding."""
+    return _wrong_taps(taps, g, False, threads)
+
+
+cdef bint wrong_relu_taps_ptr(const tap_t* taps, const Window* g, int threads) noexcept nogil:
+    """`wrong_taps_ptr` of what `max_pool_relu_ptr` keeps."""
+    return _wrong_taps(taps, g, True, threads)
 
 
 cdef inline void _route_row(const floating* grad_output, const uint8_t* taps, floating* grad_input, Py_ssize_t row,
@@ -269,7 +301,10 @@ cdef inline void _route_row(const floating* grad_output, const uint8_t* taps, fl
 
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
                                      const Window* g, int threads) noexcept nogil:
-    """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is."""
+    """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is.
+
+    The gradient of a window of no tap (see `max_pool_relu_ptr`) goes nowhere.
+    """
     cdef Py_ssize_t task, tasks = g.n * g.h, line = g.w * g.c, plane = g.oh * g.ow * g.c
     cdef Inner inner = _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
@@ -296,6 +331,7 @@ cdef inline Py_ssize_t _scatter_lanes(const floating* values, const tag_t* tags,
     cdef Py_ssize_t area = g.h * g.w, place, start, tap, y, _, k, at, wrong = 0
     cdef Py_ssize_t[256] offset  # from a window's start to a tap
     if tag_t is uint8_t:
+        offset[NO_TAP(1)] = area + g.ph * g.w + g.pw  # outside from wherever a window starts
         for tap in range(g.kh * g.kw):
             offset[tap] = tap // g.kw * g.dh * g.w + tap % g.kw * g.dw
     if channels == pixel:
@@ -311,6 +347,8 @@ cdef inline Py_ssize_t _scatter_lanes(const floating* values, const tag_t* tags,
                     at = tags[k]
                 elif tag_t is uint8_t:
                     at = start + offset[tags[k]]
+                elif tags[k] < 0:
+                    at = -1
                 else:
                     at = start + tags[k] // g.kw * g.dh * g.w + tags[k] % g.kw * g.dw
                 if <size_t>at >= <size_t>area:
@@ -571,12 +609,21 @@ def max_pool_values(const floating[:, :, :, :] input, floating[:, :, :, :] outpu
         max_pool_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], <uint8_t*>NULL, &g, max_threads())
 
 
+def max_pool_relu(const floating[:, :, :, :] input, floating[:, :, :, :] output, tap_t[:, :, :, :] taps, Window g):
+    """max_pool_relu(input, output, taps, g): fill `output` and `taps`."""
+    with nogil:
+        max_pool_relu_ptr(&input[0, 0, 0, 0], &output[0, 0, 0, 0], &taps[0, 0, 0, 0], &g, max_threads())
+
+
 def max_pool_taps_backward(const floating[:, :, :, :] grad_output, const tap_t[:, :, :, :] taps,
-                           floating[:, :, :, :] grad_input, Window g):
-    """max_pool_taps_backward(grad_output, taps, grad_input, g) -> bool: fill `grad_input`; False if a tap is wrong."""
+                           floating[:, :, :, :] grad_input, Window g, bint relu):
+    """max_pool_taps_backward(grad_output, taps, grad_input, g, relu) -> bool: fill `grad_input`.
+
+    False if a tap is wrong. With `relu`, they may be those of `max_pool_relu`.
+    """
     cdef bint wrong
     with nogil:
-        wrong = wrong_taps_ptr(&taps[0, 0, 0, 0], &g, max_threads())
+        wrong = _wrong_taps(&taps[0, 0, 0, 0], &g, relu, max_threads())
         if not wrong:
             max_pool_taps_backward_ptr(&grad_output[0, 0, 0, 0], &taps[0, 0, 0, 0], &grad_input[0, 0, 0, 0], &g,
                                        max_threads())

@@ -5,12 +5,13 @@ A layer holds its parameters and what it saves for backward; the arithmetic is i
 
 from fastcnn.nn import init
 from fastcnn.nn.activation import GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from fastcnn.nn.container import Residual, Sequential
 from fastcnn.nn.conv import Conv1d, Conv2d
 from fastcnn.nn.dropout import Dropout
 from fastcnn.nn.inspect import GradientError, LayerSummary, Summary, gradcheck, summary, watch
 from fastcnn.nn.linear import Flatten, Identity, Linear
 from fastcnn.nn.loss import CrossEntropyLoss, MSELoss
-from fastcnn.nn.module import Module, Parameter, Residual, Sequential, is_grad_enabled, no_grad
+from fastcnn.nn.module import Module, Parameter, is_grad_enabled, no_grad
 from fastcnn.nn.norm import BatchNorm1d, BatchNorm2d
 from fastcnn.nn.pooling import (
     AdaptiveAvgPool1d,

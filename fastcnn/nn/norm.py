@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -45,8 +47,8 @@ class _BatchNorm(Module):
         self.running_var = np.ones(size, dtype) if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
-    def forward(self, input: np.ndarray) -> np.ndarray:
-        """Return `input` normalised; see the class for the shapes."""
+    def factors(self, input: np.ndarray) -> tuple[tuple[np.ndarray, ...], bool]:
+        """Return `fastcnn.functional.batch_norm_factors`, and whether they are the batch's; in training, count it."""
         check.ndim("input", input, *self.ranks)
         from_batch = self.training or not self.track_running_stats
         counts = self.training and self.track_running_stats
@@ -54,23 +56,41 @@ class _BatchNorm(Module):
         if momentum is None:  # the mean of all batches so far
             momentum = 1 / (int(self.num_batches_tracked) + 1) if counts else 0.0
         weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
-        output, mean, invstd = F.batch_norm(
-            input, self.running_mean, self.running_var, weight, bias, from_batch, momentum, self.eps, return_saved=True
+        factors = F.batch_norm_factors(
+            input, self.running_mean, self.running_var, weight, bias, from_batch, momentum, self.eps
         )
         if counts:
             self.num_batches_tracked += 1
+        return factors, from_batch
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        """Return `input` normalised; see the class for the shapes."""
+        (mean, invstd, scale, shift), from_batch = self.factors(input)
         self.save(input, mean, invstd, from_batch)
-        return output
+        return F.batch_norm_apply(input, mean, scale, shift)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """Add to the gradients of weight and bias and return the input's; see `Module.backward`."""
-        input, mean, invstd, from_batch = self.saved()
+        return self.gradients(grad_output, *self.saved())[0]
+
+    def gradients(
+        self,
+        grad_output: np.ndarray,
+        input: np.ndarray,
+        mean: np.ndarray,
+        invstd: np.ndarray,
+        from_batch: bool,
+        **options: Any,
+    ) -> tuple[np.ndarray, ...]:
+        """Add to the gradients of weight and bias; return what else `fastcnn.functional.batch_norm_backward` gives."""
         weight = self.weight.data if self.affine else None
-        grads = F.batch_norm_backward(grad_output, input, weight, mean, invstd, from_batch)
+        grad_input, grad_weight, grad_bias, *masked = F.batch_norm_backward(
+            grad_output, input, weight, mean, invstd, from_batch, **options
+        )
         if self.affine:
-            self.weight.accumulate(grads[1])
-            self.bias.accumulate(grads[2])
-        return grads[0]
+            self.weight.accumulate(grad_weight)
+            self.bias.accumulate(grad_bias)
+        return grad_input, *masked
 
 
 class BatchNorm1d(_BatchNorm):

@@ -14,6 +14,10 @@ __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AvgPool1d", "AvgPool2d", "
 _Size = int | tuple[int, ...]
 
 
+def _is_channels_last(input: np.ndarray) -> bool:
+    return input.ndim == 4 and check.is_channels_last(input)
+
+
 class _MaxPool(Module):
     """What both max-pools share; `window` is their number of window axes."""
 
@@ -257,13 +261,13 @@ class AvgPool2d(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the means of `input` (N, C, H, W) or (C, H, W)."""
-        self.save(input.shape)
+        self.save(input.shape, _is_channels_last(input))
         return F.avg_pool2d(input, *self._geometry())
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """Return the gradient of the input; see `Module.backward`."""
-        (shape,) = self.saved()
-        return F.avg_pool2d_backward(grad_output, shape, *self._geometry())
+        shape, last = self.saved()
+        return F.avg_pool2d_backward(grad_output, shape, *self._geometry(), channels_last=last)
 
 
 class AdaptiveAvgPool1d(Module):
@@ -323,10 +327,10 @@ class AdaptiveAvgPool2d(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the means of `input` (N, C, H, W) or (C, H, W)."""
-        self.save(input.shape)
+        self.save(input.shape, _is_channels_last(input))
         return F.adaptive_avg_pool2d(input, self.output_size)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """Return the gradient of the input; see `Module.backward`."""
-        (shape,) = self.saved()
-        return F.adaptive_avg_pool2d_backward(grad_output, shape)
+        shape, last = self.saved()
+        return F.adaptive_avg_pool2d_backward(grad_output, shape, channels_last=last)

@@ -21,14 +21,16 @@ typedef struct {
 } fastcnn_run;
 
 /* max:   output = the first of the largest elements, any NaN larger than every number; tags (of `tag_bytes` 1, 4 or 8,
-          not read where 0) = its number. lane_out is 1.
+          not read where 0) = its number. lane_out is 1. With relu, an output that is not above 0 is 0, and its tag (of
+          1 or 4 bytes) FASTCNN_NO_TAP: no element's.
    route: output = the sum of those elements of grad whose element of taps is their own number. Takes at least
           FASTCNN_ROUTE_LANES lanes, with lane_in = lane_out = 1. For windows of more than route_taps taps it is faster
           to follow each tap to its pixel (measured); where route_taps is 0 there is no route.
    mean:  output = the sum of the elements / divisor, added to what output holds where `add` is not 0. */
+#define FASTCNN_NO_TAP(tag_bytes) ((tag_bytes) == 1 ? 255 : -1)
 #define FASTCNN_ROUTE_LANES 16 /* the longest register */
 #define FASTCNN_POOL(T, suffix)                                                                                       \
-    void (*max_##suffix)(const fastcnn_run *run, const T *source, T *output, void *tags, int tag_bytes);              \
+    void (*max_##suffix)(const fastcnn_run *run, const T *source, T *output, void *tags, int tag_bytes, int relu);    \
     void (*route_##suffix)(const fastcnn_run *run, const T *grad, const uint8_t *taps, T *output);                    \
     void (*mean_##suffix)(const fastcnn_run *run, const T *source, T *output, ptrdiff_t divisor, int add)
 

@@ -16,6 +16,7 @@ typedef T VEC __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)),
 typedef I INTS __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
 
 INLINE VEC NAME(load)(const T *p, const ptrdiff_t step, const ptrdiff_t n) {
+    if (step == 0) return (VEC){0} + *p;
     if (step == 1) return n == LANES ? *(const VEC *)p : (VEC)LOAD_PART(p, n);
     if (step == 2 && n == LANES) /* the two loads share an element, so that none behind the last lane's is read */
         return SHUFFLE(*(const VEC *)p, *(const VEC *)(p + LANES - 1), EVENS);
@@ -46,7 +47,7 @@ INLINE void NAME(store_tags)(void *tags, const int tag_bytes, const INTS offset,
 
 INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int along, const fastcnn_run *r,
                             const T *source, const ptrdiff_t step, T *output, char *tags, const int tag_bytes,
-                            ptrdiff_t tag) {
+                            ptrdiff_t tag, const int relu) {
     const ptrdiff_t in = along == ALONG_PLACES ? r->place_in : LANES * step;
     const ptrdiff_t out = along == ALONG_PLACES ? r->place_out : LANES;
     const ptrdiff_t next_tag = along == ALONG_PLACES ? r->place_tag : LANES * r->lane_tag;
@@ -77,6 +78,11 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int al
         row_number += (I)r->row_tag;
     }
     for (int k = 0; k < registers; k++) {
+        if (relu) {
+            const INTS none = best[k] <= 0;
+            best[k] = (VEC)(~none & (INTS)best[k]);
+            winner[k] = (none & ((INTS){0} + (I)(FASTCNN_NO_TAP(tag_bytes) - tag - k * next_tag))) | (~none & winner[k]);
+        }
         NAME(store)(output + k * out, best[k], 1, n);
         if (tag_bytes)
             NAME(store_tags)(tags + k * out * tag_bytes, tag_bytes, winner[k], tag + k * next_tag, r->lane_tag, n);
@@ -84,26 +90,26 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const int al
 }
 
 INLINE void NAME(max_run)(const fastcnn_run *r, const T *source, const ptrdiff_t step, T *output, char *tags,
-                          const int tag_bytes) {
+                          const int tag_bytes, const int relu) {
     source += r->first;
 #define BLOCK(registers, n, x, at, along)                                                                             \
     NAME(max_block)(registers, n, along, r, source + (x) * r->place_in + (at) * step, step,                           \
                     output + (x) * r->place_out + (at), tags + ((x) * r->place_out + (at)) * tag_bytes, tag_bytes,    \
-                    r->tag + (x) * r->place_tag + (at) * r->lane_tag)
+                    r->tag + (x) * r->place_tag + (at) * r->lane_tag, relu)
     EVERY_BLOCK(r, step, 0)
 #undef BLOCK
 }
 
-static void NAME(max)(const fastcnn_run *r, const T *source, T *output, void *tags, int tag_bytes) {
+static void NAME(max)(const fastcnn_run *r, const T *source, T *output, void *tags, int tag_bytes, int relu) {
     if (r->lane_in == 2) {
-        if (tag_bytes) NAME(max_run)(r, source, 2, output, tags, tag_bytes);
-        else NAME(max_run)(r, source, 2, output, tags, 0);
+        if (tag_bytes) NAME(max_run)(r, source, 2, output, tags, tag_bytes, relu);
+        else NAME(max_run)(r, source, 2, output, tags, 0, relu);
     } else if (r->lane_in != 1) {
-        if (tag_bytes) NAME(max_run)(r, source, r->lane_in, output, tags, tag_bytes);
-        else NAME(max_run)(r, source, r->lane_in, output, tags, 0);
-    } else if (tag_bytes == 1) NAME(max_run)(r, source, 1, output, tags, 1);
-    else if (tag_bytes) NAME(max_run)(r, source, 1, output, tags, tag_bytes);
-    else NAME(max_run)(r, source, 1, output, tags, 0);
+        if (tag_bytes) NAME(max_run)(r, source, r->lane_in, output, tags, tag_bytes, relu);
+        else NAME(max_run)(r, source, r->lane_in, output, tags, 0, relu);
+    } else if (tag_bytes == 1) NAME(max_run)(r, source, 1, output, tags, 1, relu);
+    else if (tag_bytes) NAME(max_run)(r, source, 1, output, tags, tag_bytes, relu);
+    else NAME(max_run)(r, source, 1, output, tags, 0, relu);
 }
 
 /* --- route -------------------------------------------------------------------------------------------------------- */
@@ -204,7 +210,8 @@ static void NAME(mean)(const fastcnn_run *r, const T *source, T *output, ptrdiff
     if (r->lanes == 1 && r->places == 1 && r->column_step == 1 && r->columns >= LANES) {
         const T mean = NAME(mean_of_plane)(r, source + r->first, (T)divisor);
         *output = add ? *output + mean : mean;
-    } else if (r->lane_in == 1) NAME(mean_run)(r, source, 1, output, (T)divisor, add);
+    } else if (r->lane_in == 0) NAME(mean_run)(r, source, 0, output, (T)divisor, add);
+    else if (r->lane_in == 1) NAME(mean_run)(r, source, 1, output, (T)divisor, add);
     else if (r->lane_in == 2) NAME(mean_run)(r, source, 2, output, (T)divisor, add);
     else NAME(mean_run)(r, source, r->lane_in, output, (T)divisor, add);
 }

@@ -1,0 +1,243 @@
+"""Which neighbouring layers run as one: the one place that knows more than one kind of layer.
+
+A pass over an activation costs as much as its convolution, and an array that only the next layer reads need not be.
+`runs` looks at the layers of a `Sequential` and puts together
+
+- batch norm, ReLU and a convolution: what is convolved is made a few images at a time, forward and backward,
+- batch norm and ReLU,
+- a residual sum whose body ends with batch norm, and ReLU,
+- ReLU and max-pool, in this order.
+
+Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
+in an instance's place, as `watch` does. What is computed is the same, to the bit except for a convolution's weight,
+whose gradient is summed in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastcnn import functional as F
+from fastcnn.nn.activation import ReLU
+from fastcnn.nn.conv import Conv2d
+from fastcnn.nn.module import Module, is_grad_enabled
+from fastcnn.nn.norm import BatchNorm1d, BatchNorm2d
+from fastcnn.nn.pooling import MaxPool2d
+
+if TYPE_CHECKING:
+    from fastcnn.nn.container import Residual
+
+__all__ = ["Run", "runs"]
+
+NORMS = (BatchNorm1d, BatchNorm2d)
+
+
+def runs(layers: Sequence[Module]) -> list[Module | Run]:
+    """Cut the layers of a container into what runs as one: layers that run alone, and groups.
+
+    Parameters
+    ----------
+    layers : sequence of Module
+        In the order in which they run.
+
+    Returns
+    -------
+    list of Module or Run
+        Called in this order, and `backward` in the opposite one, they do what the layers do.
+    """
+    from fastcnn.nn.container import Residual, Sequential  # they import this module
+
+    found: list[Module | Run] = []
+    rest = list(layers)
+    while rest:
+        kinds = [type(layer) for layer in rest[:3]] + [None] * 2
+        maker = found[-1] if found and type(found[-1]) in (Conv2d, NormConv) else None
+        if kinds[:3] == [BatchNorm2d, ReLU, Conv2d]:
+            run: Module | Run = NormConv(rest[:3])
+        elif kinds[0] in NORMS and kinds[1] is ReLU and kinds[2] is not MaxPool2d:
+            run = NormReLU(rest[:2], maker)
+        elif kinds[:2] == [Residual, ReLU] and type(rest[0].body) is Sequential and _ends_with_norm(rest[0].body):
+            run = ResidualReLU(rest[0], rest[1])
+        elif kinds[:2] == [ReLU, MaxPool2d]:
+            run = ReLUPool(rest[:2])
+        else:
+            run = rest[0]
+        found.append(run)
+        rest = rest[len(run.layers) if isinstance(run, Run) else 1 :]
+    return found
+
+
+def _ends_with_norm(body: Module) -> bool:
+    layers = list(body.children())
+    return len(layers) > 1 and type(layers[-1]) in NORMS
+
+
+class Run:
+    """Layers that run as one.
+
+    Parameters
+    ----------
+    layers : sequence of Module
+        The layers it stands for.
+    *others : Module
+        More whose own methods it goes round, or whose output it takes for its own.
+    """
+
+    def __init__(self, layers: Sequence[Module], *others: Module) -> None:
+        self.layers = tuple(layers)
+        self._all = (*layers, *others)
+        self._saved: tuple[Any, ...] | None = None
+
+    def __call__(self, input: np.ndarray) -> np.ndarray:
+        """Return what the last layer makes of `input`."""
+        grads = is_grad_enabled()
+        if self._overridden():
+            if grads:
+                self._saved = None
+            for layer in self.layers:
+                input = layer(input)
+            return input
+        if grads:
+            for layer in self.layers:
+                layer._saved = None
+        output, *saved = self.forward(input)
+        if grads:
+            self._saved = tuple(saved)
+        return output
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        """Return the gradient of what was given last; see `Module.backward`."""
+        if self._saved is None:  # they ran one by one, or not at all, which the last of them says
+            grad: np.ndarray | None = grad_output
+            for layer in reversed(self.layers):
+                grad = layer.backward(grad)
+            return grad
+        saved, self._saved = self._saved, None
+        return self.gradient(grad_output, *saved)
+
+    def _overridden(self) -> bool:
+        for layer in self._all:
+            own = vars(layer)
+            if "forward" in own or "backward" in own:
+                return True
+        return False
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        """Return the output, and what `gradient` needs."""
+        raise NotImplementedError
+
+    def gradient(self, grad_output: np.ndarray, *saved: Any) -> np.ndarray | None:
+        """Add to the gradients of the parameters and return the input's."""
+        raise NotImplementedError
+
+
+class NormReLU(Run):
+    """Batch norm and ReLU. Whether ReLU lets a gradient through is computed again.
+
+    Where what comes before made the input and keeps nothing of it, its memory serves for the output or the gradient.
+    """
+
+    def __init__(self, layers: Sequence[Module], maker: Module | Run | None) -> None:
+        super().__init__(layers, *(maker.layers if isinstance(maker, Run) else [maker] if maker else []))
+        self.norm, self.owned = layers[0], maker is not None
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
+        out = input if self.owned and not is_grad_enabled() else None
+        output = F.batch_norm_apply(input, mean, scale, shift, relu=True, out=out)
+        return output, (input, mean, invstd, from_batch), (scale, shift)
+
+    def gradient(self, grad_output: np.ndarray, saved: tuple, mask: tuple) -> np.ndarray:
+        out = saved[0] if self.owned else None
+        return self.norm.gradients(grad_output, *saved, relu=mask, out=out)[0]
+
+
+class NormConv(Run):
+    """Batch norm, ReLU and a convolution. What is convolved is not kept, but made again."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        super().__init__(layers)
+        self.norm, _, self.conv = layers
+
+    def _geometry(self) -> tuple:
+        conv = self.conv
+        return conv.stride, conv.padding, conv.dilation, conv.groups
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
+        weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
+        output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self._geometry(), relu=True)
+        return output, (input, mean, invstd, from_batch), (scale, shift)
+
+    def gradient(self, grad_output: np.ndarray, saved: tuple, mask: tuple) -> np.ndarray:
+        conv, (input, mean, _, _) = self.conv, saved
+        grad, grad_weight, grad_bias = F.norm_conv2d_backward(
+            grad_output,
+            input,
+            mean,
+            *mask,
+            conv.weight.data,
+            *self._geometry(),
+            relu=True,
+            needs=(True, True, conv.bias is not None),
+        )
+        conv.weight.accumulate(grad_weight)
+        if conv.bias is not None:
+            conv.bias.accumulate(grad_bias)
+        return self.norm.gradients(grad, *saved, relu=mask, out=grad)[0]
+
+
+class ResidualReLU(Run):
+    """A residual sum whose body ends with batch norm, and ReLU. Where its output is 0, no gradient goes through."""
+
+    def __init__(self, residual: Residual, relu: Module) -> None:
+        self.residual, self.body = residual, residual.body
+        *first, self.norm = self.body.children()
+        self.first = runs(first)
+        self.owned = type(self.first[-1]) in (Conv2d, NormConv)
+        # The first layer's gradient is a new array, to which the other branch's may be added.
+        self.adds = type(self.first[0]) in (Conv2d, NormConv)
+        super().__init__((residual, relu), self.body, first[-1], self.norm)
+
+    def _overridden(self) -> bool:
+        return self.residual.body is not self.body or super()._overridden()
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        made = input
+        for run in self.first:
+            made = run(made)
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(made)
+        other = self.residual.shortcut_of(input, made.shape)
+        out = made if self.owned and not is_grad_enabled() else None
+        output = F.batch_norm_apply(made, mean, scale, shift, residual=other, relu=True, out=out)
+        return output, output, (made, mean, invstd, from_batch)
+
+    def gradient(self, grad_output: np.ndarray, output: np.ndarray, saved: tuple) -> np.ndarray | None:
+        out = saved[0] if self.owned else None
+        grad, other = self.norm.gradients(grad_output, *saved, relu=output, return_masked=True, out=out)
+        del grad_output, output, saved, out
+        for run in reversed(self.first):
+            grad = run.backward(grad)
+        if self.residual.shortcut is not None:
+            other = self.residual.shortcut.backward(other)
+        if not self.residual.needs_input_grad:
+            return None
+        return F.add(grad, other, out=grad if self.adds else None)
+
+
+class ReLUPool(Run):
+    """ReLU and max-pool. A window whose maximum is not above 0 has no tap that a gradient goes to."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        super().__init__(layers)
+        self.pool = layers[1]
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        output, taps = F.max_pool2d_taps(input, *self.pool._geometry(), relu=True)
+        return output, input.shape, taps
+
+    def gradient(self, grad_output: np.ndarray, shape: tuple[int, ...], taps: np.ndarray) -> np.ndarray:
+        return F.max_pool2d_taps_backward(grad_output, taps, shape, *self.pool._geometry(), relu=True)

@@ -1,0 +1,140 @@
+"""Functions that go together: against the reference and one after another, finite differences, threads, errors."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import LAYOUTS, arrays, difference, each_thread_count_agrees, laid_out, normal, same_order
+from numpy.testing import assert_allclose, assert_array_equal
+from windows import convolutions, in_order
+
+from fastcnn import functional as F
+from fastcnn import reference
+from fastcnn.functional import fused
+
+every_order = pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+
+
+def vectors(channels, dtype):
+    return [normal(channels, dtype, seed) for seed in (5, 6, 7)]
+
+
+@given(problem=convolutions(), relu=st.booleans(), part=st.sampled_from([1, 3000, 2**20]))
+def test_norm_conv2d_against_reference(problem, relu, part):
+    x, weight, bias, geometry, dtype = problem
+    before, fused.PART = fused.PART, part
+    try:
+        columns = vectors(x.shape[1], dtype)
+        y = F.norm_conv2d(x, *columns, weight, bias, **geometry, relu=relu)
+        dy = normal(y.shape, dtype, 8)
+        got = y, *F.norm_conv2d_backward(dy, x, *columns, weight, **geometry, relu=relu)
+    finally:
+        fused.PART = before
+    expected = (
+        reference.norm_conv2d(x, *columns, weight, bias, **geometry, relu=relu),
+        *reference.norm_conv2d_backward(dy, x, *columns, weight, **geometry, relu=relu),
+    )
+    assert min(y.shape) == 1 or same_order(y, x)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == dtype
+        largest = np.abs(other).max(initial=1)
+        assert_allclose(one / largest, other / largest, atol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+@every_order
+@pytest.mark.parametrize("part", [20_000, 2**20])
+def test_norm_conv2d_and_threads(order, part, threads, monkeypatch):
+    monkeypatch.setattr(fused, "PART", part)
+    x, weight, columns = in_order(normal((13, 16, 9, 11), np.float32), order), normal((24, 16, 3, 3)), vectors(16, "f")
+    weight = weight.astype(np.float32)
+
+    def call():
+        y = F.norm_conv2d(x, *columns, weight, padding=1, relu=True)
+        return y, *F.norm_conv2d_backward(y, x, *columns, weight, padding=1, relu=True)
+
+    each_thread_count_agrees(threads, call)
+
+
+def test_norm_conv2d_finite_differences(monkeypatch):
+    monkeypatch.setattr(fused, "PART", 100)
+    x, weight, columns = normal((3, 2, 4, 3)), normal((3, 2, 2, 2), seed=1), vectors(2, "d")
+    bias = normal(3, seed=2)
+    dy = normal((3, 3, 3, 2), seed=3)
+
+    def loss(made, weight, bias):
+        return float((F.conv2d(made, weight, bias) * dy).sum())
+
+    made = F.batch_norm_apply(x, *columns, relu=True)
+    dx, dw, db = F.norm_conv2d_backward(dy, x, *columns, weight, relu=True)
+    assert_allclose(F.norm_conv2d(x, *columns, weight, bias, relu=True), F.conv2d(made, weight, bias), atol=1e-12)
+    assert_allclose(dx, difference(lambda v: loss(v, weight, bias), made), atol=1e-7)
+    assert_allclose(dw, difference(lambda v: loss(made, v, bias), weight), atol=1e-7)
+    assert_allclose(db, difference(lambda v: loss(made, weight, v), bias), atol=1e-7)
+
+
+@pytest.mark.parametrize("part", [1, 2**20])
+def test_norm_conv2d_gradients_that_are_not_needed(part, monkeypatch):
+    monkeypatch.setattr(fused, "PART", part)
+    x, weight, columns = normal((3, 2, 4, 3)), normal((3, 2, 2, 2), seed=1), vectors(2, "d")
+    dy = normal((3, 3, 3, 2), seed=3)
+    every = F.norm_conv2d_backward(dy, x, *columns, weight)
+    for needs in [(True, False, True), (False, True, False), (False, False, False)]:
+        some = F.norm_conv2d_backward(dy, x, *columns, weight, needs=needs)
+        for one, other, needed in zip(some, every, needs, strict=True):
+            assert (one is not None) == needed
+            if needed:
+                assert_array_equal(one, other)
+
+
+@given(x=arrays(scale=1e3), layout=st.sampled_from(LAYOUTS[:5]))
+def test_add(x, layout):
+    other = laid_out(normal(x.shape, x.dtype, 9), layout)
+    total = F.add(x, other)
+    assert_array_equal(total, reference.add(x, other))
+    assert total.dtype == x.dtype
+    if layout == "contiguous":
+        out = x.copy()
+        assert F.add(out, other, out=out) is out
+        assert_array_equal(out, total)
+        assert F.add(x, other, out=other) is other
+        assert_array_equal(other, total)
+
+
+def test_add_and_threads(threads):
+    x, other = normal((9, 50, 200), np.float32), normal((9, 50, 200), np.float32, 1)
+    x[0, 0, :3], other[0, 0, :3] = (math.inf, math.nan, math.inf), (-math.inf, 1, 1)
+    with np.errstate(invalid="ignore"):
+        assert_array_equal(each_thread_count_agrees(threads, lambda: F.add(x, other)), x + other)
+
+
+X, W, V = np.zeros((4, 3, 5, 5), np.float32), np.zeros((2, 3, 2, 2), np.float32), np.ones(3, np.float32)
+DY = np.zeros((4, 2, 4, 4), np.float32)
+F32 = "a NumPy array of float32 or float64"
+BAD = [
+    (lambda: F.add(X, X[:1]), ValueError, "other: expected shape (4, 3, 5, 5), got (1, 3, 5, 5)"),
+    (lambda: F.add(X, None), TypeError, f"other: expected {F32}, got None"),
+    (lambda: F.add(X, X.astype(float)), TypeError, "other: expected float32 as input, got float64"),
+    (lambda: F.add(X, X, out=X[:]), ValueError, "out: expected memory apart from input, got an array that overlaps it"),
+    (lambda: F.norm_conv2d(X[0], V, V, V, W), ValueError, "input: expected 4-D array, got shape (3, 5, 5)"),
+    (lambda: F.norm_conv2d(X, V[:1], V, V, W), ValueError, "mean: expected shape (3,), got (1,)"),
+    (lambda: F.norm_conv2d(X, V, V, V, W[:, :2]), ValueError,
+     "input: expected 2 (of weight) * 1 (groups) channels, got shape (4, 3, 5, 5)"),
+    (lambda: F.norm_conv2d(X, V, V, V, None), TypeError, f"weight: expected {F32}, got None"),
+    (lambda: F.norm_conv2d(X, V, V, V, W, relu=0), TypeError, "relu: expected a bool, got 0"),
+    (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, relu=0), TypeError, "relu: expected a bool, got 0"),
+    (lambda: F.norm_conv2d_backward(DY[:3], X, V, V, V, W), ValueError,
+     "grad_output: expected shape (4, 2, 4, 4), got (3, 2, 4, 4)"),
+    (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, needs=1), TypeError,
+     "needs: expected three bools, for the gradients of input, weight and bias, got 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [1, 2**20])
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_wrong_arguments(call, error, message, part, monkeypatch):
+    monkeypatch.setattr(fused, "PART", part)
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    assert str(raised.value) == message
