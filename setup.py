@@ -3,7 +3,7 @@
 Environment:
     FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
     FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
-    FASTCNN_AMX_MODEL=1       with the path amx-model, for tests: the matrix unit's code over a model of its instructions
+    FASTCNN_AMX_MODEL=1       for tests, with the path amx-model: the matrix unit's code over a model of the unit
     CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
 """
 

@@ -20,8 +20,8 @@ def set_float32_matmul_precision(precision: str) -> None:
     """Set how exact float32 convolutions on a matrix unit are, for the whole process.
 
     It is a permission, as in `torch.set_float32_matmul_precision`: what has no faster way at a lower precision stays as
-    it is. On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to three
-    bf16 numbers, and convolutions that suit the unit (from 32 channels and outputs on) take
+    it is. On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to
+    three bf16 numbers, and convolutions that suit the unit (from 32 channels and outputs on) take
 
     - ``'highest'``: six products. Errors are those of fp32 arithmetic, 1e-7 to 3e-7 (root mean square, relative to the
       result's);
@@ -54,8 +54,8 @@ def set_float32_matmul_precision(precision: str) -> None:
 
     References
     ----------
-    Henry, Tang & Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
-    2019.
+    Henry, Tang & Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+    Computations", 2019.
     """
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"precision: expected 'highest', 'high' or 'medium', got {precision!r}")

@@ -71,7 +71,7 @@ def all_passes(x, weight, dy, **arguments):
 def test_where_precision_changes_results(precision):
     """On the unit, in float32; nowhere else."""
     for dtype in (np.float32, np.float64):
-        x, weight, dy = normal(1, 32, 9, 9, dtype=dtype), normal(32, 32, 3, 3, dtype=dtype), normal(1, 32, 7, 7, dtype=dtype)
+        x, weight, dy = (normal(*size, dtype=dtype) for size in ((1, 32, 9, 9), (32, 32, 3, 3), (1, 32, 7, 7)))
         found = {}
         for name in BOUNDS:
             precision(name)
@@ -95,10 +95,11 @@ def planes_of(x, count):
 @on_the_unit
 def test_three_parts_are_the_number(rng):
     """For exponents whose last bit is a normal number, and as far as bf16's rounding does not overflow."""
-    bits = rng.integers(0, 1 << 23, (4096, 32), dtype=np.uint32) | rng.integers(24, 254, (4096, 32), dtype=np.uint32) << 23
+    bits = rng.integers(0, 1 << 23, (4096, 32), dtype=np.uint32)
+    bits |= rng.integers(24, 254, bits.shape, dtype=np.uint32) << 23
     bits |= rng.integers(0, 2, bits.shape, dtype=np.uint32) << 31
-    ends = [0x7F7F7FFF, 0x0C000000, 0x0C000001, 0x3F800000, 0x3F808000, 0x3F808001, 0x3F817FFF, 0x3F818000, 0x3FFFFFFF, 0]
-    bits[0, : len(ends)] = ends
+    bits[0, :5] = 0, 0x7F7F7FFF, 0x0C000000, 0x0C000001, 0x3F800000
+    bits[1, :5] = 0x3F808000, 0x3F808001, 0x3F817FFF, 0x3F818000, 0x3FFFFFFF
     x = bits.view(np.float32)
     for count in (1, 2, 3):
         parts, peak = planes_of(x, count)
@@ -153,8 +154,10 @@ def one_pass(which, x, weight, dy, f=F, **arguments):
 @pytest.mark.parametrize("length", [9, 36, 144, 576, 1152, 4608])
 def test_errors_by_length_of_the_sum(which, length, precision):
     n, channels, outputs = {
-        "forward": (1, length // 9, 32), "backward-data": (1, 32, length // 9), "backward-weight": (length // 9, 32, 32),
-    }[which]  # fmt: skip
+        "forward": (1, length // 9, 32),
+        "backward-data": (1, 32, length // 9),
+        "backward-weight": (length // 9, 32, 32),
+    }[which]
     size = 3 if which == "backward-weight" else 9
     x = channels_last(normal(n, channels, size, size))
     dy = channels_last(normal(n, outputs, size, size, seed=1))
@@ -182,7 +185,7 @@ GEOMETRIES = {
 
 @on_the_unit
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("size, kernel, arguments", GEOMETRIES.values(), ids=list(GEOMETRIES))
+@pytest.mark.parametrize(("size", "kernel", "arguments"), GEOMETRIES.values(), ids=list(GEOMETRIES))
 def test_geometries_and_threads(size, kernel, arguments, order, precision, threads):
     """Right at each precision, and the same bits for any number of threads."""
     x, weight = in_order(normal(*size), order), normal(*kernel, seed=1)
@@ -212,9 +215,9 @@ def test_geometries_and_threads(size, kernel, arguments, order, precision, threa
 def test_special_values(value, name, precision):
     """As fp32 arithmetic has them, in whichever operand they are."""
     precision(name)
-    ones = np.ones((1, 32, 9, 9), np.float32), np.full((32, 32, 3, 3), 2, np.float32), np.ones((1, 32, 7, 7), np.float32)
     for operand in range(3):
-        x, weight, dy = (array.copy() for array in ones)
+        x, dy = np.ones((1, 32, 9, 9), np.float32), np.ones((1, 32, 7, 7), np.float32)
+        weight = np.full((32, 32, 3, 3), 2, np.float32)
         if abs(value) < 1:  # nothing beside it: a denormal is all that there is
             (x, weight, dy)[operand][...] = 0
         (x, weight, dy)[operand][0, 7, 2, 1] = value

@@ -21,8 +21,8 @@ cdef extern from *:
     }
     #endif
 
-    /* What the CPU has, preferred first: the first is used unless FASTCNN_ISA names another. __builtin_cpu_supports asks
-       the operating system too (XGETBV).
+    /* What the CPU has, preferred first: the first is used unless FASTCNN_ISA names another. __builtin_cpu_supports
+       asks the operating system too (XGETBV).
 
        amx stands behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator
        and by the model. Where it is faster on a machine that has it, moving its line up makes it the default there. */

@@ -279,8 +279,8 @@ cdef bint _block(const Job* job, const Plan* plan, int planes, Py_ssize_t task, 
         for start in range(0, flat, 2 * 16):
             m.product(planes, 2 if flat - start > 16 else 1, 2 if n > 16 else 1, &s, slice + start * ROW,
                       packed + (group * plan.panels + p) * plan.chunks * s.b_outer, tile, False)
-            _store(job, plan, tile, bias + (group * plan.panels + p) * WIDE, start, min(2 * 16, flat - start), columns, n,
-                   dest + p * WIDE * job.dest.channel)
+            _store(job, plan, tile, bias + (group * plan.panels + p) * WIDE, start, min(2 * 16, flat - start), columns,
+                   n, dest + p * WIDE * job.dest.channel)
     m.end(kept)
     return False
 
@@ -288,7 +288,8 @@ cdef bint _block(const Job* job, const Plan* plan, int planes, Py_ssize_t task, 
 cdef inline void _store(const Job* job, const Plan* plan, const float* tile, const float* bias, Py_ssize_t start,
                         Py_ssize_t count, Py_ssize_t columns, Py_ssize_t n, float* dest) noexcept nogil:
     """Those rows of a tile, places start.. of a block's flat run, that are places."""
-    cdef Py_ssize_t y = start // plan.width, x = start % plan.width, pixel = job.dest_sx * job.dest.pixel, r = 0, m, i, o
+    cdef Py_ssize_t y = start // plan.width, x = start % plan.width, pixel = job.dest_sx * job.dest.pixel
+    cdef Py_ssize_t r = 0, m, i, o
     cdef float* out
     while r < count:
         m = min(count - r, columns - x)
@@ -451,7 +452,7 @@ cdef uint32_t _split_input(const Job* job, const WeightPlan* plan, int planes, P
 
 cdef uint32_t _split_grad(const Job* job, const WeightPlan* plan, int planes, Py_ssize_t block, Py_ssize_t group,
                           Py_ssize_t chunk, const float* grad, char* out, float* total, float* temp) noexcept nogil:
-    """16 outputs of a block: out[plane][step], a tile each, and their sums unless `total` is NULL; the largest magnitude."""
+    """16 outputs of a block: out[plane][step], a tile each, and, unless `total` is NULL, their sums; the peak."""
     cdef Py_ssize_t image, top, left, y, x, o, rows, columns
     cdef double sums[16]
     cdef Py_ssize_t first = group * job.outputs + chunk * 16, count = min(16, max(0, job.outputs - chunk * 16))
@@ -564,8 +565,8 @@ cdef bint matrix_weight_grad(const Job* job, const float* grad_output, const flo
         for task in prange(tasks, schedule="dynamic",
                            num_threads=min(threads, threads_for(tasks, work // (64 * plan.batches)))):
             slice = scratch + plan.slices + thread_index() * plan.slice
-            _multiply(job, &plan, planes, task, blocks, batch > 0, offset, scratch + plan.input, scratch + plan.grad, sums,
-                      slice)
+            _multiply(job, &plan, planes, task, blocks, batch > 0, offset, scratch + plan.input, scratch + plan.grad,
+                      sums, slice)
     for task in prange(outputs, schedule="static",
                        num_threads=min(threads, threads_for(outputs, outputs * job.inputs * plan.taps))):
         _unpack(job, &plan, task // job.outputs, task % job.outputs, sums, grad_weight)
