@@ -22,23 +22,24 @@ cdef extern from *:
     #endif
 
     /* What the CPU has, preferred first: the first is used unless FASTCNN_ISA names another. __builtin_cpu_supports
-       asks the operating system too (XGETBV).
-
-       amx stands behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator
-       and by the model. Where it is faster on a machine that has it, moving its line up makes it the default there. */
+       asks the operating system too (XGETBV). */
     static int fastcnn_paths(const fastcnn_micro **found) {
         int n = 0;
     #ifdef FASTCNN_X86
         int avx512;
+        const fastcnn_micro *amx = NULL;
         __builtin_cpu_init();
         avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-        if (avx512) found[n++] = &fastcnn_micro_avx512;
     #ifdef FASTCNN_AMX
-        static fastcnn_micro amx;
-        amx = fastcnn_over_avx512("amx", &fastcnn_matrix_amx);
-        if (avx512 && fastcnn_has_amx()) found[n++] = &amx;
+        static fastcnn_micro with_amx;
+        with_amx = fastcnn_over_avx512("amx", &fastcnn_matrix_amx);
+        if (avx512 && fastcnn_has_amx()) amx = &with_amx;
     #endif
+        if (avx512) found[n++] = &fastcnn_micro_avx512;
+        /* Behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator (Bochs)
+           and by the model. Where it is faster, moving this line up by one makes it the default. */
+        if (amx) found[n++] = amx;
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &fastcnn_micro_avx2;
     #endif
         found[n++] = &fastcnn_micro_generic;
