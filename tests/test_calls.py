@@ -96,6 +96,26 @@ def test_options_tell_calls_apart():
         assert np.array_equal(a, long_way(conv._forward, x, weight, None, *call, 4, 2, None))
 
 
+def test_texts_tell_calls_apart():
+    from fastcnn.functional._calls import Call, remembered
+
+    checked = []
+
+    @remembered
+    def function(x, text):
+        checked.append(text)
+        return Call("activation", (x,), ((x.shape, (0,), x.dtype),), integers=(0, x.size))
+
+    texts = ["", "a", "b", "abcdefgh", "abcdefgi", "abcdefgha", "abcdefgh\0", "x" * 32, "x" * 31, "\u20ac"]
+    for text in texts * 3:
+        function(normal(4), text)
+    assert checked == texts
+    for text in ("x" * 33, "\ud800"):
+        for _ in range(2):
+            function(normal(4), text)
+    assert checked[len(texts) :] == ["x" * 33] * 2 + ["\ud800"] * 2
+
+
 def test_floats_are_not_remembered():
     x = normal(10)
     for slope in (0.5, 0.25, 0.125):

@@ -64,11 +64,71 @@ def test_a_steady_step_touches_no_fresh_pages():
     assert min(faults() for _ in range(5)) < 256  # one array alone has 256 pages
 
 
+def test_neighbours_that_are_free_serve_a_larger_array():
+    fastcnn.empty_cache()
+    sizes = [2**20, 3 * 2**20, 2**20 + 64, 2**19]
+    blocks = [memory.Block(size) for size in sizes]
+    addresses = [np.frombuffer(block, np.uint8).ctypes.data for block in blocks]
+    assert addresses == sorted(addresses)
+    last = memory.Block(2**20)
+    for number in (1, 3, 0, 2):
+        blocks[number] = None
+    whole = memory.Block(sum(sizes))
+    assert np.frombuffer(whole, np.uint8).ctypes.data == addresses[0]
+    assert memory.cached_bytes() < 1024
+    del whole, last
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_and_small_blocks_in_any_order(seed):
+    fastcnn.empty_cache()
+    rng, alive = np.random.default_rng(seed), {}
+    memory.restart_peak()
+    before, most, total = memory.used_bytes()[0], 0, 0
+    for number in range(400):
+        if alive and rng.random() < 0.5:
+            key = int(rng.choice(list(alive)))
+            array = alive.pop(key)
+            assert (array == key % 251).all()
+            total -= array.nbytes
+            continue
+        size = int(rng.integers(1, 1 << int(rng.integers(10, 23))))
+        array = np.ndarray((size,), np.uint8, memory.Block(size))
+        array[...] = number % 251
+        alive[number] = array
+        total += size
+        most = max(most, total)
+    for key, array in alive.items():
+        assert (array == key % 251).all()
+        assert array.ctypes.data % 64 == 0
+    del array
+    used, peak = memory.used_bytes()
+    assert total <= used - before
+    assert most <= peak - before <= most * 1.125 + 50 * 2**17
+    alive.clear()
+    assert memory.used_bytes()[0] == before
+    fastcnn.empty_cache()
+    assert memory.cached_bytes() == 0
+
+
+def test_a_gradient_takes_the_place_of_dead_activations():
+    """Arrays of three sizes, dropped in the opposite order while larger ones are made, as in a step."""
+    fastcnn.empty_cache()
+    sizes = [8 << 20] * 4 + [4 << 20] * 4 + [2 << 20] * 4
+    for _ in range(2):
+        saved = [memory.Block(size) for size in sizes]
+        while saved:
+            size = memoryview(saved.pop()).nbytes
+            grads = [memory.Block(size), memory.Block(size)]
+            del grads
+    assert memory.cached_bytes() <= sum(sizes) + (8 << 20)
+
+
 def test_many_threads_share_the_lists():
     wrong = []
 
     def work(number):
-        for size in np.random.default_rng(number).integers(2000, 50_000, 300):
+        for size in np.random.default_rng(number).integers(2000, 100_000, 300):
             array = allocate((size,), np.float32)
             array[...] = number
             other = allocate((size,), np.float32)

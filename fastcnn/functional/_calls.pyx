@@ -25,7 +25,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastcnn.kernels.activation cimport Activation, activation_backward_ptr, activation_ptr
 from fastcnn.kernels.conv cimport (
@@ -67,6 +67,7 @@ cdef enum:
     MOST_ARRAYS = 12
     MOST_NUMBERS = 8
     MOST_AXES = 8
+    MOST_TEXT = 4        # words
     MOST_INTEGERS = 8
     MOST_CALLS = 4096    # kept by one function; a network asks for a few dozen, step after step
     SMALL = 4096         # bytes; NumPy keeps memory of its own for less
@@ -112,16 +113,18 @@ cdef void _tell_array(Arguments* a, np.ndarray array) noexcept:
 
 
 cdef void _tell_text(Arguments* a, str value):
-    cdef Py_ssize_t size
+    cdef Py_ssize_t size, i
     cdef const char* text = PyUnicode_AsUTF8AndSize(value, &size)
-    cdef int64_t word = 0
+    cdef int64_t word[MOST_TEXT]
     if text == NULL or size > <Py_ssize_t>sizeof(word):
         PyErr_Clear()
         a.usual = False
         return
-    memcpy(&word, text, size)
+    memset(word, 0, sizeof(word))
+    memcpy(word, text, size)
     _tell(a, TEXT | size << 8)
-    _tell(a, word)
+    for i in range((size + 7) // 8):
+        _tell(a, word[i])
 
 
 cdef int _take_apart(Arguments* a, tuple values) except -1:

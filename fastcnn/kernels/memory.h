@@ -1,4 +1,4 @@
-/* Aligned blocks of memory that are kept for the next caller instead of going back to the operating system. */
+/* Memory from the operating system for memory.pyx, which keeps it for the next caller. */
 #ifndef FASTCNN_MEMORY_H
 #define FASTCNN_MEMORY_H
 
@@ -11,17 +11,37 @@
 
 /* Start of a block of at least `bytes`, on a multiple of 64 bytes; *raw is what free() takes. NULL without memory. */
 static inline char *fastcnn_new_block(size_t bytes, void **raw) {
-    size_t align = 64;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (bytes >= (size_t)4 << 20) align = (size_t)2 << 20; /* worth huge pages: fewer faults and TLB misses */
-#endif
-    *raw = malloc(bytes + align);
-    if (!*raw) return NULL;
-    char *start = (char *)(((uintptr_t)*raw + align - 1) / align * align);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align > 64) madvise(start, bytes, MADV_HUGEPAGE); /* advice: failure changes nothing */
+    *raw = malloc(bytes + 64);
+    return *raw ? (char *)(((uintptr_t)*raw + 63) / 64 * 64) : NULL;
+}
+
+/* An arena: a range of addresses, whose pages are memory only once they are written to where that can be had. */
+#if defined(__linux__)
+#define FASTCNN_ARENA ((ptrdiff_t)256 << 20)
+
+static inline char *fastcnn_new_arena(size_t bytes) {
+    char *start = (char *)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == (char *)MAP_FAILED) return NULL;
+#if defined(MADV_HUGEPAGE)
+    madvise(start, bytes, MADV_HUGEPAGE); /* fewer faults and TLB misses; advice: failure changes nothing */
 #endif
     return start;
 }
+
+static inline void fastcnn_free_arena(char *start, size_t bytes) { munmap(start, bytes); }
+
+/* Give the whole pages of a range back, which is then zeros. */
+static inline void fastcnn_forget(char *start, size_t bytes) {
+    const uintptr_t page = 4096, first = ((uintptr_t)start + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)start + bytes) / page * page;
+    if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+#else
+#define FASTCNN_ARENA ((ptrdiff_t)32 << 20)
+
+static inline char *fastcnn_new_arena(size_t bytes) { return (char *)malloc(bytes); }
+static inline void fastcnn_free_arena(char *start, size_t bytes) { free(start); (void)bytes; }
+static inline void fastcnn_forget(char *start, size_t bytes) { (void)start; (void)bytes; }
+#endif
 
 #endif

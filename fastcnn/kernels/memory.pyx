@@ -1,11 +1,18 @@
-"""Memory of results, used again: what an array gives back when it dies serves the next one of about its size.
+"""Memory of results, used again: what an array gives back when it dies serves the next one.
 
 A training step makes and drops the same arrays every time. From the operating system each would come as fresh pages, to
 be mapped and cleared at first touch (a fifth of a ResNet-20 step, where it was measured) and start on any 16 bytes;
 these blocks stay mapped and start on a cache line.
 
-A freed block heads the list of its size class: eight classes between one power of two and the next, so that at most an
-eighth is wasted. The lists are linked through the blocks themselves and guarded by one lock, in which no Python runs.
+Small blocks: a freed one heads the list of its size class: eight classes between one power of two and the next, so that
+at most an eighth is wasted. The lists are linked through the blocks themselves.
+
+Large blocks, from LARGE bytes on: pieces of arenas. The smallest free piece that is large enough is taken, the lowest
+of several, and what it has too much cut off; a freed piece joins its free neighbours. So what the activations of deep
+layers leave serves the gradients of the first ones, which are larger, and a step touches hardly more memory than it has
+arrays at a time.
+
+One lock guards all of it; no Python runs in it.
 """
 
 cimport cython
@@ -15,22 +22,46 @@ from libc.stdlib cimport free
 
 cdef extern from "memory.h" nogil:
     char* fastcnn_new_block(size_t bytes, void** raw)
+    char* fastcnn_new_arena(size_t bytes)
+    void fastcnn_free_arena(char* start, size_t bytes)
+    void fastcnn_forget(char* start, size_t bytes)
+    Py_ssize_t ARENA "FASTCNN_ARENA"
 
 
 cdef struct Free:
-    # Lies at the start of a free block.
+    # Lies at the start of a free small block.
     Free* next
     void* raw
 
 
+cdef struct Piece:
+    # Lies in the HEAD bytes before a large block.
+    Py_ssize_t size                     # of the block
+    Py_ssize_t written                  # of a free block: how much may be memory already
+    Piece* before                       # its neighbours in the arena, NULL at the ends
+    Piece* after
+    Piece* previous                     # of a free block: its neighbours in the list of all free ones
+    Piece* next
+    bint free
+    char* arena                         # its start
+
+
 cdef enum:
     CLASSES = 512
+    LARGE = 1 << 17
+    HEAD = 64           # so that blocks start on a cache line, and not all at the same offset of a page
 
 # Bytes that may wait for their next use; what is freed beyond them goes back.
 cdef Py_ssize_t LIMIT = <Py_ssize_t>2 << 30
 cdef Free* _lists[CLASSES]
+cdef Piece* _free = NULL
 cdef Py_ssize_t _cached = 0
+cdef Py_ssize_t _used = 0
+cdef Py_ssize_t _most = 0
 cdef cython.pymutex _lock
+
+
+# --- small blocks -----------------------------------------------------------------------------------------------------
 
 
 cdef inline int _class_of(Py_ssize_t bytes, Py_ssize_t* size) noexcept nogil:
@@ -44,14 +75,15 @@ cdef inline int _class_of(Py_ssize_t bytes, Py_ssize_t* size) noexcept nogil:
     return shift * 8 + <int>(eighths - 8)
 
 
-cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
-    """A block of at least `bytes`, from its list or from the C library."""
+cdef char* _take_small(Py_ssize_t bytes, void** raw) noexcept:
+    """The block that heads its list, or one from the C library."""
     cdef Free* head
     cdef char* start
     cdef Py_ssize_t size
-    cdef int which = _class_of(max(bytes, 64), &size)
+    cdef int which = _class_of(bytes, &size)
     global _cached
     with _lock:
+        _count(size)
         head = _lists[which]
         if head != NULL:
             _lists[which] = head.next
@@ -61,19 +93,20 @@ cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
         return <char*>head
     start = fastcnn_new_block(size, raw)
     if start == NULL:
-        _empty()
-        start = fastcnn_new_block(size, raw)
+        with _lock:
+            _count(-size)
     return start
 
 
-cdef void give_back(char* start, void* raw, Py_ssize_t bytes) noexcept:
-    """Put a block at the head of its list, or free it where enough wait already."""
+cdef void _put_small(char* start, void* raw, Py_ssize_t bytes) noexcept:
+    """Let a block head its list, or free it where enough wait already."""
     cdef Free* head = <Free*>start
     cdef Py_ssize_t size
-    cdef int which = _class_of(max(bytes, 64), &size)
+    cdef int which = _class_of(bytes, &size)
     cdef bint keep = False
     global _cached
     with _lock:
+        _count(-size)
         if _cached + size <= LIMIT:
             keep = True
             head.raw = raw
@@ -82,6 +115,168 @@ cdef void give_back(char* start, void* raw, Py_ssize_t bytes) noexcept:
             _cached += size
     if not keep:
         free(raw)
+
+
+# --- large blocks; all of it within the lock --------------------------------------------------------------------------
+
+
+cdef inline void _link(Piece* piece) noexcept nogil:
+    global _free
+    piece.free = True
+    piece.previous, piece.next = NULL, _free
+    if _free != NULL:
+        _free.previous = piece
+    _free = piece
+
+
+cdef inline void _unlink(Piece* piece) noexcept nogil:
+    global _free
+    piece.free = False
+    if piece.previous != NULL:
+        piece.previous.next = piece.next
+    else:
+        _free = piece.next
+    if piece.next != NULL:
+        piece.next.previous = piece.previous
+
+
+cdef inline Piece* _best(Py_ssize_t size) noexcept nogil:
+    cdef Piece* piece = _free
+    cdef Piece* best = NULL
+    while piece != NULL:
+        if piece.size >= size and (best == NULL or piece.size < best.size or piece.size == best.size and piece < best):
+            best = piece
+        piece = piece.next
+    return best
+
+
+cdef Piece* _new_arena(Py_ssize_t size) noexcept nogil:
+    """One free piece of at least `size` bytes."""
+    cdef Py_ssize_t bytes = (size + HEAD + ARENA - 1) // ARENA * ARENA
+    cdef char* start = fastcnn_new_arena(bytes)
+    cdef Piece* piece = <Piece*>((<size_t>start + 63) // 64 * 64)
+    if start == NULL:
+        return NULL
+    piece.size, piece.written = (bytes - HEAD - (<char*>piece - start)) // 64 * 64, 0
+    piece.arena = start
+    piece.before = piece.after = NULL
+    _link(piece)
+    return piece
+
+
+cdef Piece* _cut(Py_ssize_t size) noexcept nogil:
+    """A piece of `size` bytes, a multiple of 64, which is no longer free; NULL where there is none."""
+    global _cached
+    cdef Piece* piece = _best(size)
+    cdef Piece* rest
+    if piece == NULL:
+        piece = _new_arena(size)
+        if piece == NULL:
+            return NULL
+    _unlink(piece)
+    _cached -= min(piece.written, size)
+    if piece.size - size >= LARGE:
+        rest = <Piece*>(<char*>piece + HEAD + size)
+        rest.size, rest.written = piece.size - size - HEAD, max(0, piece.written - size)
+        rest.before, rest.after, rest.arena = piece, piece.after, piece.arena
+        if piece.after != NULL:
+            piece.after.before = rest
+        piece.after, piece.size = rest, size
+        _link(rest)
+    elif piece.written > size:
+        _cached -= piece.written - size
+    return piece
+
+
+cdef Piece* _join(Piece* first, Piece* second) noexcept nogil:
+    """Make neighbours that are both free, though not linked, one."""
+    first.size += HEAD + second.size
+    first.written += second.written
+    first.after = second.after
+    if second.after != NULL:
+        second.after.before = first
+    return first
+
+
+cdef void _leave(Piece* piece) noexcept nogil:
+    """Add a piece to the free ones."""
+    global _cached
+    cdef Py_ssize_t size = piece.size
+    piece.written = size
+    _cached += size
+    if _cached > LIMIT:
+        fastcnn_forget(<char*>piece + HEAD, size)
+        _cached -= size
+        piece.written = 0
+    if piece.before != NULL and piece.before.free:
+        _unlink(piece.before)
+        piece = _join(piece.before, piece)
+    if piece.after != NULL and piece.after.free:
+        _unlink(piece.after)
+        _join(piece, piece.after)
+    _link(piece)
+
+
+cdef void _forget_all() noexcept nogil:
+    """Give the pages of all free pieces back, and whole arenas that are free."""
+    global _cached
+    cdef Piece* piece = _free
+    cdef Piece* next
+    while piece != NULL:
+        next = piece.next
+        _cached -= piece.written
+        piece.written = 0
+        if piece.before == NULL and piece.after == NULL:
+            _unlink(piece)
+            fastcnn_free_arena(piece.arena, (piece.size + HEAD + ARENA - 1) // ARENA * ARENA)
+        else:
+            fastcnn_forget(<char*>piece + HEAD, piece.size)
+        piece = next
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+cdef inline void _count(Py_ssize_t bytes) noexcept nogil:
+    global _used, _most
+    _used += bytes
+    _most = max(_most, _used)
+
+
+cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
+    """A block of at least `bytes`; NULL where there is no memory."""
+    cdef char* start = _take(bytes, raw)
+    if start == NULL:
+        _empty()
+        start = _take(bytes, raw)
+    return start
+
+
+cdef char* _take(Py_ssize_t bytes, void** raw) noexcept:
+    cdef Py_ssize_t size
+    cdef Piece* piece
+    if bytes < LARGE:
+        return _take_small(max(bytes, 64), raw)
+    if bytes > (<Py_ssize_t>1 << 62) - 2 * ARENA:
+        return NULL
+    size = (bytes + 63) // 64 * 64
+    with _lock:
+        piece = _cut(size)
+        if piece != NULL:
+            _count(piece.size)
+    raw[0] = piece
+    return NULL if piece == NULL else <char*>piece + HEAD
+
+
+cdef void give_back(char* start, void* raw, Py_ssize_t bytes) noexcept:
+    """Keep a block for its next use."""
+    cdef Piece* piece = <Piece*>raw
+    if bytes < LARGE:
+        _put_small(start, raw, max(bytes, 64))
+        return
+    with _lock:
+        _count(-piece.size)
+        _leave(piece)
 
 
 cdef class Block:
@@ -119,6 +314,17 @@ def cached_bytes():
     return _cached
 
 
+def used_bytes():
+    """Return how many bytes are in use, and the most that ever were since the last `restart_peak`."""
+    return _used, _most
+
+
+def restart_peak():
+    """Let the most bytes in use be those that are now."""
+    global _most
+    _most = _used
+
+
 def empty_cache():
     """Give the memory that waits for its next use back to the operating system.
 
@@ -137,6 +343,8 @@ cdef void _empty() noexcept:
     cdef Free* head
     cdef int which
     global _cached
+    with _lock:
+        _forget_all()
     for which in range(CLASSES):
         while True:
             with _lock:
