@@ -11,9 +11,16 @@ import pytest
 from fastcnn import functional as F
 from fastcnn import reference
 from fastcnn.functional import activation, conv
-from fastcnn.functional.linear import _linear, _linear_backward
+from fastcnn.functional._calls import Call, remembered
+from fastcnn.functional.linear import _linear
 
-REMEMBERED = [activation._forward, activation._backward, conv._forward, conv._backward, _linear, _linear_backward]
+REMEMBERED = {
+    f"{module.__name__}.{name}": value
+    for module in list(sys.modules.values())
+    if getattr(module, "__name__", "").startswith("fastcnn.functional.")
+    for name, value in vars(module).items()
+    if isinstance(value, remembered)
+}
 
 
 def normal(*shape, dtype=np.float32):
@@ -26,7 +33,7 @@ def channels_last(array):
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    for function in REMEMBERED:
+    for function in REMEMBERED.values():
         function.forget()
 
 
@@ -97,8 +104,6 @@ def test_options_tell_calls_apart():
 
 
 def test_texts_tell_calls_apart():
-    from fastcnn.functional._calls import Call, remembered
-
     checked = []
 
     @remembered
@@ -348,3 +353,134 @@ def test_flatten_against_numpy(order, dims):
 def test_wrong_flatten(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+# --- every function: the second call of a signature gives what it gives when nothing is remembered ------------------
+
+
+def images(generator, *shape):
+    return channels_last(generator.standard_normal(shape).astype(np.float32))
+
+
+def pooled(g):
+    x = images(g, 2, 4, 6, 6)
+    _, taps = F.max_pool2d_taps(x, 2)
+    return images(g, 2, 4, 3, 3), taps, x.shape
+
+
+def indexed(g):
+    y, indices = F.max_pool2d(images(g, 2, 4, 6, 6), 3, 2, return_indices=True)
+    return y, indices
+
+
+def vectors(g, count, size=4):
+    return [g.uniform(0.5, 1.5, size).astype(np.float32) for _ in range(count)]
+
+
+def trained(g, given):
+    return *F.batch_norm_factors(images(g, 2, 4, 6, 6), *given, True, g.uniform()), *given
+
+
+CALLS = {
+    "relu": lambda g: F.relu(images(g, 2, 4, 6, 6)),
+    "relu in place": lambda g: (lambda x: F.relu(x, out=x))(images(g, 2, 4, 6, 6)),
+    "gelu_backward": lambda g: F.gelu_backward(images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6)),
+    "add": lambda g: F.add(images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6)),
+    "add in place": lambda g: (lambda x: F.add(x, images(g, 2, 4, 6, 6), out=x))(images(g, 2, 4, 6, 6)),
+    "add to itself": lambda g: (lambda x: F.add(x, x))(images(g, 2, 4, 6, 6)),
+    "dropout": lambda g: F.dropout(images(g, 2, 4, 6, 6), 0.3, rng=g, return_mask=True),
+    "dropout_backward": lambda g: F.dropout_backward(g.standard_normal((5, 4)), g.integers(0, 2, (5, 4), np.uint8)),
+    "im2col": lambda g: F.im2col(images(g, 2, 4, 6, 6), 3, padding=1),
+    "col2im": lambda g: F.col2im(g.standard_normal((2, 36, 16)), (6, 6), 3),
+    "conv1d": lambda g: F.conv1d(g.standard_normal((3, 9)), g.standard_normal((2, 3, 3)), padding="same"),
+    "conv2d_backward": lambda g: F.conv2d_backward(
+        images(g, 2, 4, 4, 4), images(g, 2, 2, 6, 6), g.standard_normal((4, 2, 3, 3)).astype(np.float32)
+    ),
+    "linear_backward": lambda g: F.linear_backward(
+        g.standard_normal((2, 3, 4)), g.standard_normal((2, 3, 5)), g.standard_normal((4, 5))
+    ),
+    "softmax": lambda g: F.softmax(g.standard_normal((5, 7)), 0),
+    "log_softmax_backward": lambda g: F.log_softmax_backward(g.standard_normal((5, 7)), g.standard_normal((5, 7))),
+    "cross_entropy": lambda g: F.cross_entropy(
+        images(g, 2, 4, 6, 6), g.integers(0, 4, (2, 6, 6)), vectors(g, 1)[0], label_smoothing=g.uniform()
+    ),
+    "cross_entropy each": lambda g: F.cross_entropy(g.standard_normal((5, 7)), g.integers(0, 7, 5), reduction="none"),
+    "mse_loss": lambda g: F.mse_loss(images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6)),
+    "batch_norm_factors": lambda g: trained(g, vectors(g, 4)),
+    "batch_norm_factors of running": lambda g: F.batch_norm_factors(images(g, 2, 4, 6, 6), *vectors(g, 2)),
+    "batch_norm_apply": lambda g: F.batch_norm_apply(
+        images(g, 2, 4, 6, 6), *vectors(g, 3), residual=images(g, 2, 4, 6, 6), relu=True
+    ),
+    "batch_norm_apply of rows": lambda g: F.batch_norm_apply(np.stack(vectors(g, 5)), *vectors(g, 3)),
+    "batch_norm_backward": lambda g: F.batch_norm_backward(
+        images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6), *vectors(g, 3), relu=tuple(vectors(g, 2)), return_masked=True
+    ),
+    "batch_norm_backward in place": lambda g: (lambda x: F.batch_norm_backward(
+        images(g, 2, 4, 6, 6), x, *vectors(g, 3), relu=images(g, 2, 4, 6, 6), out=x
+    ))(images(g, 2, 4, 6, 6)),
+    "batch_norm_backward without relu": lambda g: F.batch_norm_backward(
+        images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6), None, *vectors(g, 2), False, return_masked=True
+    ),
+    "max_pool2d_taps": lambda g: F.max_pool2d_taps(images(g, 2, 4, 7, 7), 3, 2, 1, relu=True),
+    "max_pool2d_taps_backward": lambda g: F.max_pool2d_taps_backward(*pooled(g), 2),
+    "max_pool1d": lambda g: F.max_pool1d(g.standard_normal((4, 9)), 2, ceil_mode=True, return_indices=True),
+    "max_pool2d_backward": lambda g: F.max_pool2d_backward(*indexed(g), (2, 4, 6, 6)),
+    "max_unpool2d": lambda g: F.max_unpool2d(*indexed(g), 3, 2, output_size=(6, 6)),
+    "max_unpool2d_backward": lambda g: F.max_unpool2d_backward(images(g, 2, 4, 6, 6), indexed(g)[1]),
+    "avg_pool2d": lambda g: F.avg_pool2d(images(g, 2, 4, 7, 7), 3, 2, 1, count_include_pad=False),
+    "avg_pool2d_backward": lambda g: F.avg_pool2d_backward(images(g, 2, 4, 3, 3), (2, 4, 6, 6), 2),
+    "adaptive_avg_pool2d": lambda g: F.adaptive_avg_pool2d(images(g, 2, 4, 7, 7), (3, None)),
+    "adaptive_avg_pool1d_backward": lambda g: F.adaptive_avg_pool1d_backward(g.standard_normal((2, 4, 3)), (2, 4, 7)),
+    "clip_grad_norm": lambda g: (lambda x: (F.clip_grad_norm(x, g.uniform()), x))(g.standard_normal(50)),
+    "sgd_update": lambda g: (lambda x, b: (F.sgd_update(x, g.standard_normal(50), b, g.uniform(), 0.9), x, b))(
+        g.standard_normal(50), g.standard_normal(50)
+    ),
+    "adam_update": lambda g: (lambda *v: (F.adam_update(*v, int(g.integers(1, 9)), g.uniform()), *v))(
+        *(np.abs(g.standard_normal(50)) for _ in range(4))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_again_is_as_at_first(name):
+    CALLS[name](np.random.default_rng(1))
+    known = {name: len(function) for name, function in REMEMBERED.items()}
+    again = CALLS[name](np.random.default_rng(2))
+    assert {name: len(function) for name, function in REMEMBERED.items()} == known
+    assert sum(known.values()) > 0
+    for function in REMEMBERED.values():
+        function.forget()
+    expected = CALLS[name](np.random.default_rng(2))
+    for a, b in zip(*(value if isinstance(value, tuple) else (value,) for value in (again, expected)), strict=True):
+        if isinstance(a, np.ndarray):
+            assert a.strides == b.strides
+        assert np.array_equal(a, b)
+
+
+def test_every_remembered_function_is_called_above():
+    for call in (*CALLS.values(), lambda g: F.flatten_backward(F.flatten(images(g, 2, 4, 6, 6), 1), (2, 4, 6, 6), 1,
+                                                               channels_last=True)):  # fmt: skip
+        call(np.random.default_rng(0))
+    F.linear(normal(5, 8), normal(3, 8))
+    F.conv2d(normal(2, 3, 6, 6), normal(4, 3, 3, 3))
+    F.softmax_backward(normal(5, 7), normal(5, 7))
+    assert [name for name, function in REMEMBERED.items() if not len(function)] == []
+
+
+def test_elements_that_a_kernel_refuses():
+    x, target = normal(5, 7), np.arange(5)
+    y, taps = F.max_pool2d_taps(normal(2, 4, 6, 6), 2)
+    _, indices = F.max_pool2d(normal(2, 4, 6, 6), 2, return_indices=True)
+    for _ in range(2):
+        F.cross_entropy(x, target)
+        with pytest.raises(ValueError, match="target: expected class numbers from 0 to 6"):
+            F.cross_entropy(x, target + 3)
+        F.max_pool2d_taps_backward(y, taps, (2, 4, 6, 6), 2)
+        with pytest.raises(ValueError, match="taps: expected taps inside the input"):
+            F.max_pool2d_taps_backward(y, taps + np.uint8(4), (2, 4, 6, 6), 2)
+        F.max_pool2d_backward(y, indices, (2, 4, 6, 6))
+        with pytest.raises(ValueError, match="indices: expected places in the plane, 0 to 35"):
+            F.max_pool2d_backward(y, indices + 36, (2, 4, 6, 6))
+        F.max_unpool2d_backward(normal(2, 4, 6, 6), indices)
+        with pytest.raises(ValueError, match="indices: expected places in the plane, 0 to 35"):
+            F.max_unpool2d_backward(normal(2, 4, 6, 6), -1 - indices)

@@ -20,8 +20,11 @@ from windows import geometries  # noqa: E402
 
 import fastcnn.torch as ft  # noqa: E402
 
-# torch on even kernels: that it copies.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+# torch on even kernels: that it copies; and on switching oneDNN off: that there is no Intel GPU.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same'"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration"),
+]
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 formats = st.sampled_from(FORMATS)
@@ -35,15 +38,15 @@ def in_format(tensor, memory_format):
     return tensor.contiguous(memory_format=memory_format) if tensor.dim() == 4 else tensor
 
 
-def close(got, want):
-    """Equal up to float32's rounding of sums of a few thousand products."""
+def close(got, want, terms=1e-3):
+    """Equal up to float32's rounding of sums of a few thousand terms that may cancel, as large as `terms`."""
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     scale = float(want.detach().abs().max()) if want.numel() else 0.0
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * max(scale, 1e-3))
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * max(scale, terms))
 
 
-def agree(ours, theirs, *tensors, memory_format=torch.contiguous_format):
+def agree(ours, theirs, *tensors, memory_format=torch.contiguous_format, terms=1e-3):
     """Outputs and gradients of two functions of the same tensors, which are copied; formats are kept."""
     sides = []
     for function in (ours, theirs):
@@ -52,7 +55,7 @@ def agree(ours, theirs, *tensors, memory_format=torch.contiguous_format):
         grad_output = in_format(normal(*output.shape, dtype=output.dtype, seed=9), memory_format)
         sides.append((output, *torch.autograd.grad(output, copies, grad_output)))
     for got, want in zip(*sides, strict=True):
-        close(got, want)
+        close(got, want, terms)
     if tensors[0].dim() == 4 and min(tensors[0].shape) > 0 and tensors[0].shape[1] > 1 < tensors[0][0, 0].numel():
         for tensor in sides[0][:2]:
             assert tensor.is_contiguous(memory_format=memory_format)
@@ -90,6 +93,12 @@ def pools(draw, largest=12, dilated=True):
     return (draw(st.integers(0, 3)), draw(st.integers(1, 20)), *size), arguments
 
 
+def torch_conv2d(*tensors, **arguments):
+    """torch's own kernels: oneDNN of torch 2.13 reads beyond its arrays for some (channels-last, grouped, dilated)."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        return nn.functional.conv2d(*tensors, **arguments)
+
+
 @settings(max_examples=300)
 @given(convolutions(), formats, formats)
 def test_conv2d_agrees_with_torch(case, memory_format, weight_format):
@@ -99,7 +108,7 @@ def test_conv2d_agrees_with_torch(case, memory_format, weight_format):
         memory_format = torch.channels_last
     tensors = (x, weight, normal(kernel[0], seed=2)) if bias else (x, weight)
     agree(
-        lambda *t: ft.conv2d(*t, **arguments), lambda *t: nn.functional.conv2d(*t, **arguments), *tensors,
+        lambda *t: ft.conv2d(*t, **arguments), lambda *t: torch_conv2d(*t, **arguments), *tensors,
         memory_format=memory_format,
     )  # fmt: skip
 
@@ -164,7 +173,7 @@ def test_batch_norm_agrees_with_torch(size, memory_format, training, affine, mom
     agree(
         lambda x, *a: ft.batch_norm(x, *running[0], *(a or (None, None)), training, momentum, 1e-3),
         lambda x, *a: nn.functional.batch_norm(x, *running[1], *(a or (None, None)), training, momentum, 1e-3),
-        x, *affine, memory_format=memory_format,
+        x, *affine, memory_format=memory_format, terms=1,  # of two values, the gradient is what is left of 1 - 1
     )  # fmt: skip
     for got, want in zip(*running, strict=True):
         close(got, want)
@@ -179,8 +188,13 @@ def test_relu_agrees_with_torch(size, memory_format):
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), max_size=3), st.integers(1, 50), st.integers(1, 50), st.booleans())
 def test_linear_agrees_with_torch(leading, features, outputs, bias):
-    tensors = (normal(*leading, features), normal(outputs, features, seed=1))
-    agree(ft.linear, nn.functional.linear, *tensors, *([normal(outputs, seed=2)] if bias else []))
+    tensors = [
+        normal(*leading, features),
+        normal(outputs, features, seed=1),
+        *([normal(outputs, seed=2)] if bias else []),
+    ]
+    # With one output or one image a whole gradient may be a single sum of products that cancel.
+    agree(ft.linear, nn.functional.linear, *tensors, terms=1)
 
 
 # --- gradients in float64 against finite differences -----------------------------------------------------------------

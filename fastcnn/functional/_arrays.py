@@ -102,7 +102,7 @@ def zeros(results: tuple[np.ndarray | New | None, ...]) -> np.ndarray | tuple[np
     arrays = []
     for result in results:
         array = empty(*result)[0] if isinstance(result, tuple) else result
-        if array is not None:
+        if array is not None and array.size:
             array.fill(0)
         arrays.append(array)
     return arrays[0] if len(arrays) == 1 and arrays[0] is not None else tuple(arrays)

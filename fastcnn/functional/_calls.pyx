@@ -10,7 +10,7 @@ What makes that right:
   - All that a marked function decides, it decides from the signature. Numbers that change from call to call (a learning
     rate, a seed) are floats, which are not part of it: they are checked before, and the kernel gets them every time.
   - A call is kept only if each of its arrays is the memory of one argument, uncopied, and no other argument's. So what
-    needs a conversion, and what shares memory, takes the long way every time.
+    needs a conversion, and what shares memory, takes the long way every time. One array in two places is one argument.
   - What depends on the elements of an array (a class number out of range) is for the kernel to refuse; then the long
     way finds the words for it.
   - A call holds no array, and does not change: threads share it.
@@ -24,10 +24,12 @@ from cpython.exc cimport PyErr_Clear
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastcnn.kernels.activation cimport Activation, activation_backward_ptr, activation_ptr
+from fastcnn.kernels.activation cimport (
+    Activation, activation_backward_ptr, activation_ptr, add_ptr, dropout_backward_ptr, dropout_ptr,
+)
 from fastcnn.kernels.conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
     conv_scratch,
@@ -41,6 +43,10 @@ from fastcnn.kernels.loss cimport (
     cross_entropy_ptr, mse_blocks, mse_loss_ptr, softmax_backward_ptr, softmax_ptr,
 )
 from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
+from fastcnn.kernels.norm cimport (
+    batch_norm_apply_ptr, batch_norm_blocks, batch_norm_factors_ptr, batch_norm_grad_ptr, batch_norm_slopes_ptr,
+    batch_norm_sums_ptr, batch_statistics_ptr, move_running_ptr,
+)
 from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
 from fastcnn.kernels.pooling cimport (
     max_pool_relu_ptr, tap_t, wrong_relu_taps_ptr,
@@ -59,12 +65,18 @@ cdef extern from "numpy/arrayobject.h":
     PyTypeObject PyArray_Type
     object PyArray_New(PyTypeObject*, int, np.npy_intp*, int, np.npy_intp*, void*, int, int, PyObject*)
 
+cdef extern from "micro/norm.h":
+    enum:
+        MASK_NONE "FASTCNN_MASK_NONE"
+        MASK_OUTPUT "FASTCNN_MASK_OUTPUT"
+        MASK_AGAIN "FASTCNN_MASK_AGAIN"
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*)
 
 cdef enum:
     MOST_WORDS = 192
-    MOST_ARRAYS = 12
+    MOST_ARRAYS = 16
     MOST_NUMBERS = 8
     MOST_AXES = 8
     MOST_TEXT = 4        # words
@@ -75,7 +87,7 @@ cdef enum:
 cdef int64_t MOST_INTEGER = <int64_t>1 << 54
 
 cdef enum:
-    NONE, BOOL, INTEGER, FLOAT, TEXT, TUPLE, ARRAY
+    NONE, BOOL, INTEGER, FLOAT, TEXT, TUPLE, ARRAY, AGAIN
 
 
 # --- the signature of arguments -------------------------------------------------------------------------------------
@@ -104,6 +116,10 @@ cdef void _tell_array(Arguments* a, np.ndarray array) noexcept:
             or not np.PyArray_ISNOTSWAPPED(array)):
         a.usual = False
         return
+    for axis in range(a.arrays):
+        if a.array[axis] == <PyObject*>array:
+            _tell(a, AGAIN | axis << 8)
+            return
     a.array[a.arrays] = <PyObject*>array
     a.arrays += 1
     _tell(a, ARRAY | kind << 8 | axes << 16 | (flags & np.NPY_ARRAY_WRITEABLE != 0) << 24)
@@ -240,6 +256,89 @@ cdef bint _im2col(const Facts* f, floating** a, double* number, void* scratch, i
 cdef bint _col2im(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     col2im_ptr(a[0], a[1], &f.window, threads)
     return False
+
+
+cdef bint _add(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    add_ptr(a[0], a[1], a[2], f.integer[0])
+    return False
+
+
+cdef bint _dropout(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # The seed comes as its upper and lower half, then the threshold and the scale.
+    dropout_ptr(a[0], a[1], <uint8_t*>a[2], f.integer[0], f.integer[1], f.integer[2], f.integer[3],
+                <uint64_t>number[0] << 32 | <uint64_t>number[1], <uint64_t>number[2], <floating>number[3])
+    return False
+
+
+cdef bint _dropout_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    dropout_backward_ptr(a[0], <const uint8_t*>a[1], a[2], f.integer[0], <floating>number[0])
+    return False
+
+
+# Batch norm's integers are images, channels, pixels, whether channels come last, then what each function says.
+
+
+cdef bint _norm_factors(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # From input, running mean and variance, weight, bias: mean, invstd, scale, shift; of the batch if integer 4.
+    cdef Py_ssize_t n = f.integer[0], c = f.integer[1], plane = f.integer[2], i
+    cdef double* statistics = <double*>scratch
+    cdef double* partials = statistics + 2 * c
+    cdef floating* factors = <floating*>(partials + 2 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
+    if f.integer[4]:
+        batch_statistics_ptr(a[0], n, c, plane, f.integer[3], factors, partials, statistics, statistics + c)
+    else:
+        for i in range(c):
+            statistics[i], statistics[c + i] = a[1][i], a[2][i]
+    batch_norm_factors_ptr(statistics, statistics + c, a[3], a[4], number[1], c, factors)
+    if f.integer[4] and a[1] != NULL:
+        move_running_ptr(statistics, 1, number[0], c, a[1])
+        move_running_ptr(statistics + c, n * plane / <double>(n * plane - 1), number[0], c, a[2])
+    for i in range(4):
+        memcpy(a[5 + i], factors + i * c, c * sizeof(floating))
+    return False
+
+
+cdef Py_ssize_t _norm_factors_scratch(const Facts* f, int threads) noexcept nogil:
+    cdef Py_ssize_t blocks = batch_norm_blocks(f.integer[0], f.integer[1], f.integer[2], f.integer[3])
+    return f.integer[1] * ((2 + 2 * blocks) * <Py_ssize_t>sizeof(double) + 4 * f.itemsize)
+
+
+cdef bint _norm_apply(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # From input, residual, mean, scale and shift; then ReLU if integer 4.
+    batch_norm_apply_ptr(a[0], a[1], a[2], a[3], a[4], f.integer[4], a[5], f.integer[0], f.integer[1], f.integer[2],
+                         f.integer[3])
+    return False
+
+
+cdef bint _norm_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # From grad_output, input, ReLU's output or its scale and shift, weight, mean, invstd: the gradients of input,
+    # weight and bias, and grad_output behind ReLU if integer 5; by the batch's mean and variance if integer 4.
+    cdef Py_ssize_t n = f.integer[0], c = f.integer[1], plane = f.integer[2]
+    cdef double* sums = <double*>scratch
+    cdef double* partials = sums + 2 * c
+    cdef floating* slopes = <floating*>(partials + 2 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
+    cdef floating* grads = slopes + 3 * c
+    cdef const floating* grad_output = a[0]
+    cdef floating* masked = <floating*>NULL
+    cdef int mask = MASK_OUTPUT if a[2] != NULL else MASK_AGAIN if a[3] != NULL else MASK_NONE
+    if f.integer[5] and mask != MASK_NONE:
+        masked = a[11]
+    batch_norm_sums_ptr(grad_output, a[1], mask, a[2], a[6], a[3], a[4], masked, n, c, plane, f.integer[3], partials,
+                        sums, sums + c)
+    batch_norm_slopes_ptr(sums, sums + c, a[5], a[7], n * plane, c, grads, slopes)
+    if masked != NULL:
+        grad_output, mask = masked, MASK_NONE
+    batch_norm_grad_ptr(grad_output, a[1], mask, a[2], a[6], a[3], a[4], slopes,
+                        slopes + c if f.integer[4] else <floating*>NULL, slopes + 2 * c, a[8], n, c, plane,
+                        f.integer[3])
+    memcpy(a[9], grads, c * sizeof(floating))
+    memcpy(a[10], grads + c, c * sizeof(floating))
+    return False
+
+
+cdef Py_ssize_t _norm_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    cdef Py_ssize_t blocks = batch_norm_blocks(f.integer[0], f.integer[1], f.integer[2], f.integer[3])
+    return f.integer[1] * ((2 + 2 * blocks) * <Py_ssize_t>sizeof(double) + 5 * f.itemsize)
 
 
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -414,6 +513,12 @@ cdef Py_ssize_t _clip_scratch(const Facts* f, int threads) noexcept nogil:
 
 _register("activation", <Run>_activation[float], <Run>_activation[double], NULL)
 _register("activation_backward", <Run>_activation_backward[float], <Run>_activation_backward[double], NULL)
+_register("add", <Run>_add[float], <Run>_add[double], NULL)
+_register("dropout", <Run>_dropout[float], <Run>_dropout[double], NULL)
+_register("dropout_backward", <Run>_dropout_backward[float], <Run>_dropout_backward[double], NULL)
+_register("norm_factors", <Run>_norm_factors[float], <Run>_norm_factors[double], _norm_factors_scratch)
+_register("norm_apply", <Run>_norm_apply[float], <Run>_norm_apply[double], NULL)
+_register("norm_backward", <Run>_norm_backward[float], <Run>_norm_backward[double], _norm_backward_scratch)
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
 _register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)

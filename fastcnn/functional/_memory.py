@@ -1,4 +1,4 @@
-"""Memory of the functions' results."""
+"""Memory of the functions' results, and how much of it is in use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastcnn.kernels.memory import Block
+from fastcnn.kernels.memory import Block, restart_peak, used_bytes
+
+__all__ = ["allocate", "restart_peak", "used_bytes"]
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:

@@ -9,11 +9,10 @@ import numpy as np
 from fastcnn import random
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import contiguous, empty, flat, memory_axes, required
+from fastcnn.functional._arrays import contiguous, flat, memory_axes, new, required, zeros
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import choice, flag
 from fastcnn.functional._types import Array
-from fastcnn.kernels import activation as kernels
 from fastcnn.kernels.activation import Activation
 
 _RELU, _LEAKY_RELU, _SIGMOID, _TANH, _GELU, _GELU_TANH, _SILU = map(int, Activation)
@@ -81,19 +80,23 @@ def add(input: Array, other: Array, *, out: np.ndarray | None = None) -> np.ndar
     >>> F.add(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     array([4., 6.])
     """
+    return _add(input, other, out)
+
+
+@remembered
+def _add(input, other, out):
     input, other = required(input=input, other=other)
     check.shape("other", other, input.shape)
-    if out is None:
-        axes = memory_axes(input)
-        out, memory = empty(input.shape, axes, input.dtype)
-    else:
+    axes = memory_axes(input if out is None or not isinstance(out, np.ndarray) else out)
+    result = new(input.shape, input.dtype, axes)
+    if out is not None:
         apart = {} if out is input or out is other else {"input": input, "other": other}
         check.destination(out, input.shape, input.dtype, **apart)
-        axes = memory_axes(out)
-        memory = contiguous(out, axes)
-    if input.size:
-        kernels.add(flat(input, axes), flat(other, axes), memory)
-    return out
+        contiguous(out, axes)
+        result = out
+    if not input.size:
+        return zeros((result,))
+    return Call("add", (flat(input, axes), flat(other, axes)), (result,), integers=(input.size,))
 
 
 def relu(input: Array, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -570,20 +573,23 @@ def dropout(
     return_mask = flag("return_mask", return_mask)
     if not flag("training", training):
         return (input, None) if return_mask else input
-    threshold = int((1 - p) * 2**32)
+    seed = int(rng.integers(0, 2**64, dtype=np.uint64))
+    halves = float(seed >> 32), float(seed & 0xFFFFFFFF)
+    output, mask = _dropout(input, *halves, float(int((1 - p) * 2**32)), _kept_scale(p))
+    return (output, mask) if return_mask else output
+
+
+@remembered
+def _dropout(input, *numbers):
     channels_last = input.ndim == 4 and check.is_channels_last(input)
     axes = (0, 2, 3, 1) if channels_last else tuple(range(input.ndim))
-    output, memory = empty(input.shape, axes, input.dtype)
-    mask, mask_memory = empty(input.shape, axes, np.dtype(np.uint8))
-    seed = int(rng.integers(0, 2**64, dtype=np.uint64))
-    if input.size:
-        n, c, plane = 1, 1, input.size
-        if channels_last:
-            n, c, plane = len(input), input.shape[1], input[0, 0].size
-        kernels.dropout(
-            flat(input, axes), memory, mask_memory, n, c, plane, channels_last, seed, threshold, _kept_scale(p)
-        )
-    return (output, mask) if return_mask else output
+    results = new(input.shape, input.dtype, axes), new(input.shape, np.dtype(np.uint8), axes)
+    if not input.size:
+        return zeros(results)
+    n, c, plane = 1, 1, input.size
+    if channels_last:
+        n, c, plane = len(input), input.shape[1], input[0, 0].size
+    return Call("dropout", (flat(input, axes),), results, integers=(n, c, plane, channels_last))
 
 
 def dropout_backward(grad_output: Array, mask: Array | None, p: float = 0.5) -> np.ndarray:
@@ -616,16 +622,21 @@ def dropout_backward(grad_output: Array, mask: Array | None, p: float = 0.5) -> 
     >>> F.dropout_backward(np.array([1.0, 1.0]), np.array([0, 1], np.uint8), 0.75)
     array([0., 4.])
     """
-    (grad_output,) = required(grad_output=grad_output)
     p = number("p", p, 0, 1)
     if mask is None:
-        return grad_output
+        return required(grad_output=grad_output)[0]
+    return _dropout_backward(grad_output, mask, _kept_scale(p))
+
+
+@remembered
+def _dropout_backward(grad_output, mask, scale):
+    (grad_output,) = required(grad_output=grad_output)
     mask = check.array("mask", mask, "an array of uint8, or None")
     if mask.dtype != np.uint8:
         check.fail("mask", "an array of uint8, or None", mask.dtype, TypeError)
     check.shape("mask", mask, grad_output.shape)
     axes = memory_axes(mask)
-    grad_input, memory = empty(mask.shape, axes, grad_output.dtype)
-    if mask.size:
-        kernels.dropout_backward(flat(grad_output, axes), flat(mask, axes), memory, _kept_scale(p))
-    return grad_input
+    result = new(mask.shape, grad_output.dtype, axes)
+    if not mask.size:
+        return zeros((result,))
+    return Call("dropout_backward", (flat(grad_output, axes), flat(mask, axes)), (result,), integers=(mask.size,))

@@ -13,7 +13,7 @@ from fastcnn.functional.conv import _conv_window, conv2d, conv2d_backward
 from fastcnn.functional.norm import batch_norm_apply
 
 # Bytes of input that go through both functions at once: what is between them then stays in the cache.
-PART = 1 << 20
+PART = 2 << 20
 
 
 def _parts(array: np.ndarray) -> Iterator[slice]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import contiguous, empty, flat, required
+from fastcnn.functional._arrays import New, contiguous, empty, flat, new, required, zeros
+from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array
 from fastcnn.kernels import norm as kernels
@@ -262,9 +263,20 @@ def batch_norm_factors(
     array([[0.],
            [2.]])
     """
-    call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    mean, invstd, scale, shift = call.factors(flat(call.images, call.axes))
-    return mean, invstd, scale, shift
+    momentum, eps = number("momentum", momentum, -np.inf), number("eps", eps, 0)
+    return _factors(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@remembered
+def _factors(*arguments):
+    call = _checked(*arguments)
+    moved = call.running is not None and call.given is not None and call.training
+    if not call.images.size or (moved and any(a is not b for a, b in zip(call.running, call.given, strict=True))):
+        return tuple(call.factors(flat(call.images, call.axes)))
+    running = (None, None) if call.running is None else call.running
+    arrays = flat(call.images, call.axes), *running, call.weight, call.bias
+    results = (new(call.images.shape[1:2], call.images.dtype),) * 4
+    return Call("norm_factors", arrays, results, integers=(*call.layout, call.training or call.running is None))
 
 
 def batch_norm_apply(
@@ -312,6 +324,11 @@ def batch_norm_apply(
     array([[0.],
            [6.]])
     """
+    return _apply(input, mean, scale, shift, residual, relu, out)
+
+
+@remembered
+def _apply(input, mean, scale, shift, residual, relu, out):
     input, mean, scale, shift = required(input=input, mean=mean, scale=scale, shift=shift)
     _, residual = check.floats(input=input, residual=residual)
     images = _images("input", input)
@@ -319,15 +336,25 @@ def batch_norm_apply(
     _vectors(images.shape[1], **vectors)
     relu = flag("relu", relu)
     axes, layout = _memory(images)
+    other = None
     if residual is not None:
         check.shape("residual", residual, input.shape)
+        other = flat(_images("residual", residual), axes)
     apart = {} if out is input or out is residual else {"input": input, "residual": residual}
-    output, memory = _destination(out, images, axes, input.shape, **apart, **vectors)
-    if memory.size:
-        other = None if residual is None else flat(_images("residual", residual), axes)
-        mean, scale, shift = (np.ascontiguousarray(vector) for vector in (mean, scale, shift))
-        kernels.apply(flat(images, axes), other, mean, scale, shift, relu, memory, *layout)
-    return output
+    result = _result(out, input, axes, **apart, **vectors)
+    if not input.size:
+        return zeros((result,))
+    arrays = flat(images, axes), other, *(np.ascontiguousarray(vector) for vector in (mean, scale, shift))
+    return Call("norm_apply", arrays, (result,), integers=(*layout, relu))
+
+
+def _result(out: np.ndarray | None, like: np.ndarray, axes: tuple[int, ...], **apart: Any) -> np.ndarray | New:
+    """Check `out`, or describe an array like the one given."""
+    if out is None:
+        return new(like.shape, like.dtype, tuple(axis for axis in axes if axis < like.ndim))
+    check.destination(out, like.shape, like.dtype, **apart)
+    contiguous(_images("out", out), axes)
+    return out
 
 
 @overload
@@ -417,6 +444,11 @@ def batch_norm_backward(
     >>> F.batch_norm_backward(grad_output, x, None, mean, invstd, relu=F.relu(output))[0].ravel()
     array([0., 0., 0.])
     """
+    return _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, out)
+
+
+@remembered
+def _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, out):
     input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
     output = scale = shift = None
     if isinstance(relu, tuple):
@@ -435,23 +467,17 @@ def batch_norm_backward(
     _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
     training, return_masked = flag("training", training), flag("return_masked", return_masked)
     axes, layout = _memory(images)
-    c = layout[1]
-    memory, grad_memory = flat(images, axes), flat(_images("grad_output", grad_output), axes)
     apart = {} if out is input or out is grad_output else {"input": input, "grad_output": grad_output}
-    grad_input, grad_input_memory = _destination(out, images, axes, input.shape, **apart, relu=output)
-    masked, masked_memory = (grad_output, None)
-    if return_masked and relu is not None:
-        masked, masked_memory = _destination(None, images, axes, input.shape)
-    grads = np.zeros((2, c), input.dtype)
-    if memory.size:
-        weight, scale, shift = (None if v is None else np.ascontiguousarray(v) for v in checked.values())
-        mean, invstd = np.ascontiguousarray(mean), np.ascontiguousarray(invstd)
-        if output is not None:
-            output = flat(_images("relu", output), axes)
-        partials, sums = np.empty((kernels.blocks(*layout), 2 * c)), np.empty((2, c))
-        slopes = np.empty((3, c), input.dtype)
-        kernels.backward(
-            grad_memory, memory, output, scale, shift, weight, mean, invstd, training, partials, sums, slopes,
-            masked_memory, grads, grad_input_memory, *layout,
-        )  # fmt: skip
-    return (grad_input, *grads, masked) if return_masked else (grad_input, *grads)
+    vectors = (new(images.shape[1:2], input.dtype),) * 2
+    results = (_result(out, input, axes, **apart, relu=output), *vectors)
+    if return_masked:
+        results = (*results, grad_output if relu is None else _result(None, input, axes))
+    if not input.size:
+        return zeros(results)
+    weight, scale, shift = (None if v is None else np.ascontiguousarray(v) for v in checked.values())
+    mean, invstd = np.ascontiguousarray(mean), np.ascontiguousarray(invstd)
+    if output is not None:
+        output = flat(_images("relu", output), axes)
+    dy = flat(_images("grad_output", grad_output), axes)
+    arrays = dy, flat(images, axes), output, scale, shift, weight, mean, invstd
+    return Call("norm_backward", arrays, results, integers=(*layout, training, return_masked))

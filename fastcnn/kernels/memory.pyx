@@ -49,7 +49,7 @@ cdef struct Piece:
 cdef enum:
     CLASSES = 512
     LARGE = 1 << 17
-    HEAD = 64           # so that blocks start on a cache line, and not all at the same offset of a page
+    HEAD = 4096         # so that blocks start on a page
 
 # Bytes that may wait for their next use; what is freed beyond them goes back.
 cdef Py_ssize_t LIMIT = <Py_ssize_t>2 << 30
@@ -154,10 +154,10 @@ cdef Piece* _new_arena(Py_ssize_t size) noexcept nogil:
     """One free piece of at least `size` bytes."""
     cdef Py_ssize_t bytes = (size + HEAD + ARENA - 1) // ARENA * ARENA
     cdef char* start = fastcnn_new_arena(bytes)
-    cdef Piece* piece = <Piece*>((<size_t>start + 63) // 64 * 64)
+    cdef Piece* piece = <Piece*>((<size_t>start + HEAD - 1) // HEAD * HEAD)
     if start == NULL:
         return NULL
-    piece.size, piece.written = (bytes - HEAD - (<char*>piece - start)) // 64 * 64, 0
+    piece.size, piece.written = (bytes - HEAD - (<char*>piece - start)) // HEAD * HEAD, 0
     piece.arena = start
     piece.before = piece.after = NULL
     _link(piece)
@@ -259,7 +259,7 @@ cdef char* _take(Py_ssize_t bytes, void** raw) noexcept:
         return _take_small(max(bytes, 64), raw)
     if bytes > (<Py_ssize_t>1 << 62) - 2 * ARENA:
         return NULL
-    size = (bytes + 63) // 64 * 64
+    size = (bytes + HEAD - 1) // HEAD * HEAD
     with _lock:
         piece = _cut(size)
         if piece != NULL:

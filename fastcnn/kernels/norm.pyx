@@ -190,18 +190,33 @@ cdef inline void _total(const double* partials, Py_ssize_t blocks, Py_ssize_t st
         second[0] += partials[i * stride + 1]
 
 
+cdef inline void _sums_of_tiles(Py_ssize_t first_tile, Py_ssize_t end, const floating* x, const floating* dy, int mask,
+                                const floating* y, const floating* centre, const floating* scale,
+                                const floating* shift, floating* masked, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                                bint channels_last, double* partials, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef Tile t
+    for i in range(end - 1, first_tile - 1, -1):
+        t = _tile(i, n, c, plane, channels_last)
+        _tile_sums(x, dy, mask, y, centre, scale, shift, masked, t, partials + 2 * (t.block * c + t.channel), lanes)
+
+
 cdef inline void _sums(const floating* x, const floating* dy, int mask, const floating* y, const floating* centre,
                        const floating* scale, const floating* shift, floating* masked, Py_ssize_t n, Py_ssize_t c,
                        Py_ssize_t plane, bint channels_last, double* partials, double* first,
                        double* second) noexcept nogil:
-    """Two sums for each channel: of x - centre and its square, or of the masked dy and its product with x - centre."""
-    cdef Tile t
+    """Two sums for each channel: of x - centre and its square, or of the masked dy and its product with x - centre.
+
+    Each thread goes from the end of its share to the start: what was written last may still be in its cache, and what
+    is read last here will be when the second pass begins.
+    """
     cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
     cdef Py_ssize_t blocks = batch_norm_blocks(n, c, plane, channels_last)
+    cdef Py_ssize_t shares = threads_for(tiles, n * c * plane)
     cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
-    for i in prange(tiles, schedule="static", num_threads=threads_for(tiles, n * c * plane)):
-        t = _tile(i, n, c, plane, channels_last)
-        _tile_sums(x, dy, mask, y, centre, scale, shift, masked, t, partials + 2 * (t.block * c + t.channel), lanes)
+    for i in prange(shares, schedule="static", num_threads=shares):
+        _sums_of_tiles(i * tiles // shares, (i + 1) * tiles // shares, x, dy, mask, y, centre, scale, shift, masked, n,
+                       c, plane, channels_last, partials, lanes)
     for i in prange(c, schedule="static", num_threads=threads_for(c, 2 * blocks * c)):
         _total(partials + 2 * i, blocks, 2 * c, first + i, second + i)
 

@@ -8,7 +8,7 @@ from fastcnn.nn.activation import GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Si
 from fastcnn.nn.container import Residual, Sequential
 from fastcnn.nn.conv import Conv1d, Conv2d
 from fastcnn.nn.dropout import Dropout
-from fastcnn.nn.inspect import GradientError, LayerSummary, Summary, gradcheck, summary, watch
+from fastcnn.nn.inspect import GradientError, LayerSummary, Plan, Summary, gradcheck, plan, summary, watch
 from fastcnn.nn.linear import Flatten, Identity, Linear
 from fastcnn.nn.loss import CrossEntropyLoss, MSELoss
 from fastcnn.nn.module import Module, Parameter, is_grad_enabled, no_grad
@@ -46,6 +46,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "Parameter",
+    "Plan",
     "ReLU",
     "Residual",
     "Sequential",
@@ -58,6 +59,7 @@ __all__ = [
     "init",
     "is_grad_enabled",
     "no_grad",
+    "plan",
     "summary",
     "watch",
 ]

@@ -1,4 +1,4 @@
-"""Looking at networks: a table of the layers, a check of gradients, a watch on outputs."""
+"""Looking at networks: a table of the layers, the memory of a step, a check of gradients, a watch on outputs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
+from fastcnn.functional._memory import restart_peak, used_bytes
+from fastcnn.nn.fusion import Run
 from fastcnn.nn.module import Module, Parameter, no_grad
 from fastcnn.random import default_generator
 
-__all__ = ["GradientError", "LayerSummary", "Summary", "gradcheck", "summary", "watch"]
+__all__ = ["GradientError", "LayerSummary", "Plan", "Summary", "gradcheck", "plan", "summary", "watch"]
 
 
 @contextmanager
@@ -175,6 +177,142 @@ def summary(module: Module, input_shape: tuple[int, ...]) -> Summary:
         sum(p.data.nbytes for p in parameters),
         sum(row.output_bytes for row in rows),
     )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` found, in bytes; ``str`` of it is a table.
+
+    Attributes
+    ----------
+    activations : int
+        What the layers keep from the forward pass for the backward pass; not the input, which is the caller's.
+    indices : int
+        As much of that as tells where a maximum was or what dropout left, kept as small integers.
+    scratch : int
+        What a step takes beyond that where it takes most: outputs and gradients on their way from layer to layer, and
+        the working memory of the kernels for the number of threads set.
+    parameters : int
+        Parameters, their gradients, and buffers such as running statistics. The optimizer's state comes on top: SGD
+        with momentum as much again as the parameters, Adam twice as much.
+    """
+
+    activations: int
+    indices: int
+    scratch: int
+    parameters: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the four."""
+        return self.activations + self.indices + self.scratch + self.parameters
+
+    def __str__(self) -> str:
+        names = ("activations", "indices", "scratch", "parameters", "total")
+        return "\n".join(f"{name.capitalize():11} {getattr(self, name):>15,} bytes" for name in names)
+
+
+def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
+    """Return the memory that a training step takes, before there is any data.
+
+    An input of zeros runs through the module in training mode, forward and backward, and what is kept and what is in
+    use at most is counted. The module is left as it was, but for what an earlier forward pass saved.
+
+    Parameters
+    ----------
+    module : Module
+    input_shape : tuple of int
+        Shape of a batch, such as (128, 3, 32, 32).
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, or the module does not take such an input.
+
+    Examples
+    --------
+    >>> from fastcnn import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    >>> found = nn.plan(model, (64, 1, 28, 28))
+    >>> found.indices == 64 * 4 * 14 * 14  # one byte for each maximum
+    True
+    >>> found.parameters == 2 * sum(p.data.nbytes for p in model.parameters())
+    True
+    """
+    _check_module(module)
+    if not isinstance(input_shape, (tuple, list)):
+        check.fail("input_shape", "a tuple of ints", repr(input_shape), TypeError)
+    sizes = tuple(check.integer("input_shape", size, 1) for size in input_shape)
+    parameters = list(module.parameters())
+    dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
+    input = np.zeros((sizes[0], *sizes[2:], sizes[1]), dtype)  # channels-last, as activations are inside a model
+    input = np.moveaxis(input, -1, 1) if len(sizes) > 2 else input.reshape(sizes)
+    modes = [(inner, inner.training) for inner in module.modules()]
+    restore = _state(module)
+    try:
+        module.train()
+        before, _ = used_bytes()
+        restart_peak()
+        output = module(input)
+        kept = [(array.nbytes, array.dtype.kind == "f") for array in _kept(module, input)]
+        module.backward(np.zeros_like(output))
+        _, most = used_bytes()
+    finally:
+        for inner, training in modes:
+            inner.training = training
+        restore()
+    activations = sum(size for size, is_float in kept if is_float)
+    indices = sum(size for size, is_float in kept if not is_float)
+    own = sum(2 * p.data.nbytes for p in parameters) + sum(array.nbytes for array in module.buffers())
+    return Plan(activations, indices, max(most - before - activations - indices, 0), own)
+
+
+def _kept(module: Module, input: np.ndarray) -> Iterator[np.ndarray]:
+    """Arrays that a module and all that runs inside it hold for backward, each memory once; without the input's."""
+    seen = {id(_memory(input))}
+
+    def walk(value: Any, saved: bool) -> Iterator[np.ndarray]:
+        if isinstance(value, np.ndarray):
+            if saved and id(_memory(value)) not in seen:
+                seen.add(id(_memory(value)))
+                yield value
+        elif isinstance(value, (Module, Run)):
+            if id(value) not in seen:
+                seen.add(id(value))
+                for name, inner in vars(value).items():
+                    yield from walk(inner, name == "_saved")
+        elif isinstance(value, (tuple, list, dict)):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from walk(inner, saved)
+
+    return walk(module, False)
+
+
+def _memory(array: np.ndarray) -> object:
+    """What owns an array's memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if array.base is None else array.base
+
+
+def _state(module: Module) -> Callable[[], None]:
+    """Return a function that puts buffers, gradients and random generators back to what they are now."""
+    generators = [default_generator(), *(inner.rng for inner in module.modules() if getattr(inner, "rng", None))]
+    states = [copy.deepcopy(generator.bit_generator.state) for generator in generators]
+    arrays = [*module.buffers(), *(parameter.grad for parameter in module.parameters())]
+    before = [array.copy() for array in arrays]
+
+    def restore() -> None:
+        for array, copied in zip(arrays, before, strict=True):
+            np.copyto(array, copied)
+        for generator, state in zip(generators, states, strict=True):
+            generator.bit_generator.state = state
+
+    return restore
 
 
 class GradientError(AssertionError):

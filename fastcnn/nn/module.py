@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastcnn.functional import _checks as check
 
 if TYPE_CHECKING:
-    from fastcnn.nn.inspect import Summary
+    from fastcnn.nn.inspect import Plan, Summary
 
 __all__ = ["Module", "Parameter", "is_grad_enabled", "no_grad"]
 
@@ -488,6 +488,12 @@ class Module:
         from fastcnn.nn.inspect import summary  # inspect imports this module
 
         return summary(self, input_shape)
+
+    def plan(self, input_shape: tuple[int, ...]) -> Plan:
+        """Return the bytes that a training step on inputs of shape `input_shape` takes; see `fastcnn.nn.plan`."""
+        from fastcnn.nn.inspect import plan  # inspect imports this module
+
+        return plan(self, input_shape)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
