@@ -3,6 +3,7 @@
 Environment:
     FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
     FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
+    FASTCNN_AMX_MODEL=1       for tests, with the path amx-model: the matrix unit's code over a model of the unit
     CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
 """
 
@@ -21,11 +22,12 @@ from setuptools.command.build_ext import build_ext
 EXTENSIONS = {
     "threads": [],
     "memory": [],
-    "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c"],
+    "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c", "micro/amx.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
     "winograd": [],
     "conv": [],
+    "matrix": [],
     "linear": [],
     "augment": [],
     "optim": [],
@@ -36,6 +38,9 @@ EXTENSIONS = {
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
+MODEL = [("FASTCNN_AMX_MODEL", "1")] if os.environ.get("FASTCNN_AMX_MODEL", "0") == "1" else []
+if MODEL:
+    EXTENSIONS["isa"].append("micro/amx_model.c")
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -133,7 +138,7 @@ def extensions():
             name,
             [f"{name.replace('.', '/')}.pyx", *sources],
             include_dirs=["fastcnn/include", "fastcnn/kernels", numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *MODEL],
             depends=headers,
         )
         for name, sources in modules.items()

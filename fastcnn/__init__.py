@@ -8,7 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastcnn import functional, models, nn, optim
-from fastcnn.config import __version__, get_include, show_config
+from fastcnn.config import (
+    __version__,
+    get_float32_matmul_precision,
+    get_include,
+    set_float32_matmul_precision,
+    show_config,
+)
 from fastcnn.kernels.memory import empty_cache
 from fastcnn.kernels.threads import get_num_threads, set_num_threads
 from fastcnn.random import manual_seed
@@ -34,6 +40,7 @@ __all__ = [
     "__version__",
     "empty_cache",
     "functional",
+    "get_float32_matmul_precision",
     "get_include",
     "get_num_threads",
     "load_checkpoint",
@@ -45,6 +52,7 @@ __all__ = [
     "optim",
     "save_checkpoint",
     "save_weights",
+    "set_float32_matmul_precision",
     "set_num_threads",
     "show_config",
 ]

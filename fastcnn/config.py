@@ -1,4 +1,4 @@
-"""What this build and this machine have: versions, OpenMP, threads, instruction sets."""
+"""What this build and this machine have (versions, OpenMP, threads, instruction sets), and the precision in use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,72 @@ import numpy as np
 from fastcnn.kernels import isa, threads
 
 __version__ = "0.1.0"
+
+
+PRECISIONS = ("highest", "high", "medium")
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Set how exact float32 convolutions on a matrix unit are, for the whole process.
+
+    It is a permission, as in `torch.set_float32_matmul_precision`: what has no faster way at a lower precision stays as
+    it is. On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to
+    three bf16 numbers, and convolutions that suit the unit (from 32 channels and outputs on) take
+
+    - ``'highest'``: six products. Errors are those of fp32 arithmetic, 1e-7 to 3e-7 (root mean square, relative to the
+      result's);
+    - ``'high'``: three products, twice as fast; errors of about 5e-6;
+    - ``'medium'``: one product, six times as fast; errors of about 2.4e-3, as with bf16 operands.
+
+    On the other paths, for float64, and for whatever else a network does, all three mean the same arithmetic.
+
+    Infinities, NaN and numbers that a bf16 product could take out of range come out as in fp32 arithmetic at each
+    setting. The unit flushes denormals: where a block's numbers differ so widely that some products are below 2**-126,
+    results may be off by up to about 6 * K * 2**-126 * max(1, a, b), for sums of K products and operands up to a and b.
+
+    Parameters
+    ----------
+    precision : {'highest', 'high', 'medium'}
+        ``'highest'`` at first. It takes effect with the next call of any thread; a call in progress may use either.
+
+    Raises
+    ------
+    ValueError
+        If `precision` is none of these.
+
+    Examples
+    --------
+    >>> import fastcnn
+    >>> fastcnn.set_float32_matmul_precision("high")
+    >>> fastcnn.get_float32_matmul_precision()
+    'high'
+    >>> fastcnn.set_float32_matmul_precision("highest")
+
+    References
+    ----------
+    Henry, Tang & Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+    Computations", 2019.
+    """
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ValueError(f"precision: expected 'highest', 'high' or 'medium', got {precision!r}")
+    isa.set_precision(precision)
+
+
+def get_float32_matmul_precision() -> str:
+    """Return what `set_float32_matmul_precision` was given last.
+
+    Returns
+    -------
+    str
+        ``'highest'``, ``'high'`` or ``'medium'``.
+
+    Examples
+    --------
+    >>> import fastcnn
+    >>> fastcnn.get_float32_matmul_precision()
+    'highest'
+    """
+    return isa.get_precision()
 
 
 def get_include() -> str:
@@ -59,8 +125,8 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
     Examples
     --------
     >>> import fastcnn
-    >>> sorted(fastcnn.show_config(mode="dicts"))
-    ['fastcnn', 'instruction set', 'instruction sets available', 'numpy', 'openmp', 'python', 'system', 'threads']
+    >>> fastcnn.show_config(mode="dicts")["float32 matmul precision"]
+    'highest'
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
@@ -74,6 +140,7 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
         "threads": str(threads.get_num_threads()),
         "instruction set": isa.name(),
         "instruction sets available": ", ".join(isa.available()),
+        "float32 matmul precision": isa.get_precision(),
     }
     if mode == "dicts":
         return found

@@ -15,14 +15,12 @@ from comparison import peer
 from comparison.peak import measure
 from comparison.peer import torch
 from comparison.report import NAME, OURS, TIMES, Column, Report, percent, small, timing_row
-from fastcnn import functional, reference
+from fastcnn import functional, get_float32_matmul_precision, reference
 from fastcnn.benchmark import ComparisonError, channels_last
 
 PASSES = ("forward", "data", "weight")
-# How float32 products are computed: the only way there is.
-PRECISION = "highest"
 # The largest relative error (root mean square) at which a result is still timed.
-TOLERANCE = 1e-5
+TOLERANCE = {"highest": 1e-5, "high": 1e-5, "medium": 5e-3}
 # Images whose forward pass or input gradient is compared with float64; they do not depend on the others of the batch.
 COMPARED = 4
 
@@ -165,9 +163,10 @@ def errors(layer: Layer, which: str, sides: dict[str, Callable[[], Any]]) -> dic
     """Return the error of each side; ComparisonError if one is not right."""
     expected = exact(layer, which)
     found = {name: peer.error(side()[: len(expected)], expected) for name, side in sides.items()}
+    tolerance = TOLERANCE[get_float32_matmul_precision()]
     for name, value in found.items():
-        if not value <= TOLERANCE:
-            raise ComparisonError(f"{layer.name}, {which}, {name}: expected an error up to {TOLERANCE}, got {value}")
+        if not value <= tolerance:
+            raise ComparisonError(f"{layer.name}, {which}, {name}: expected an error up to {tolerance}, got {value}")
     return found
 
 
@@ -215,7 +214,7 @@ def run(options: argparse.Namespace, report: Report) -> None:
         row = timing_row(options.time(sides), [side for side in sides if side != "fastcnn"])
         speed = layer.flops / row["fastcnn"]
         row |= {f"error {side}": value for side, value in found.items()}
-        table.add(name=name, precision=PRECISION, **row, gflops=speed / 1e9, fraction=speed / highest)
+        table.add(name=name, precision=options.precision, **row, gflops=speed / 1e9, fraction=speed / highest)
     table.sum_up()
     worse = [row["name"] for row in table.rows if row["error fastcnn"] > row.get("error channels-last", math.inf)]
     if torch is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from comparison import peer
-from comparison.convolutions import PASSES, PRECISION, Layer, exact, fastcnn_pass, torch_pass
+from comparison.convolutions import PASSES, Layer, exact, fastcnn_pass, torch_pass
 from comparison.isolated import isolated
 from comparison.report import NAME, Column, Report, small
 from fastcnn.kernels import isa
@@ -33,14 +33,20 @@ def all_errors(order: str | None) -> list[float]:
     return [_error(layer_of(which, length), which, order) for which in PASSES for length in LENGTHS]
 
 
+def errors_at(precision: str) -> list[float]:
+    """Errors of fastcnn on the path that FASTCNN_ISA names, at a precision."""
+    peer.set_precision(precision)
+    return all_errors(None)
+
+
 def run(options: argparse.Namespace, report: Report) -> None:
     """Print the table."""
     found = {} if peer.torch is None else {order: all_errors(order) for order in ("contiguous", "channels-last")}
-    found |= {path: isolated(all_errors, None, FASTCNN_ISA=path) for path in isa.available()}
+    found |= {path: isolated(errors_at, options.precision, FASTCNN_ISA=path) for path in isa.available()}
     names = [f"{which} {length}" for which in PASSES for length in LENGTHS]
     columns = [Column(name, name, max(8, len(name)), small) for name in found]
     title = "Relative errors (root mean square) against float64, by pass and length of the sum"
     table = report.table(title, [NAME, Column("precision", "precision", 9), *columns], names)
     for i, name in enumerate(names):
         if options.filter.lower() in name:
-            table.add(name=name, precision=PRECISION, **{side: values[i] for side, values in found.items()})
+            table.add(name=name, precision=options.precision, **{side: values[i] for side, values in found.items()})

@@ -34,6 +34,13 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def set_precision(name: str) -> None:
+    """Of fastcnn's convolutions; PyTorch's take bf16 products where that is the peer: at 'medium'."""
+    fastcnn.set_float32_matmul_precision(name)
+    if torch is not None and name == "medium":
+        torch.backends.mkldnn.conv.fp32_precision = "bf16"
+
+
 def openmp_runtimes() -> set[str]:
     """Paths of the OpenMP runtimes that are loaded, where the system tells (Linux)."""
     try:
@@ -65,6 +72,7 @@ def header() -> dict[str, str]:
             "torch threads": str(torch.get_num_threads()),
             "torch instruction set": torch.backends.cpu.get_cpu_capability(),
             "torch float32 products": torch.get_float32_matmul_precision(),
+            "torch convolutions": torch.backends.mkldnn.conv.fp32_precision,
         }
         found["OpenMP runtimes"] = ", ".join(sorted(openmp_runtimes())) or "unknown"
     found["environment"] = ", ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()) or "-"

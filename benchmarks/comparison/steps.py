@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from comparison import peer
-from comparison.convolutions import PRECISION
 from comparison.isolated import peak_of
 from comparison.memory import COLUMNS as MEMORY_COLUMNS
 from comparison.memory import add_row
@@ -323,5 +322,5 @@ def _time(rows: Sequence[Row], options: argparse.Namespace, report: Report) -> N
         theirs = {} if torch is None else row.theirs(options)
         sides = _compared(row.name, theirs | {"fastcnn": row.ours()})
         figures = timing_row(options.time(sides), [side for side in sides if side != "fastcnn"])
-        table.add(name=row.name, precision=PRECISION, torch=figures.get(figures.get("best")), **figures)
+        table.add(name=row.name, precision=options.precision, torch=figures.get(figures.get("best")), **figures)
     table.sum_up()

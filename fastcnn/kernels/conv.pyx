@@ -31,6 +31,7 @@ from libc.string cimport memset
 
 from .geometry cimport Window
 from .isa cimport WINDOW_RUN, Sum, micro
+from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
     ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
     run_tile,
@@ -461,7 +462,10 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
 
 cdef void _do(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
               char* scratch, int threads) noexcept nogil:
-    """Do a job the faster way; by direct sums where Winograd's come out infinite or NaN."""
+    """Do a job the fastest way; by direct sums of fp32 where that one gives it up."""
+    if floating is float:
+        if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
+            return
     if winograd_fits(job, sizeof(floating), False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
         return
     _tile(job, sizeof(floating), False)
@@ -771,6 +775,10 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     cdef floating* partial
     cdef floating* partial_bias
     cdef floating* bias
+    if floating is float:
+        if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
+                                                                      start, threads):
+            return
     if winograd_fits(&job, sizeof(floating), True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
                                                                             grad_bias, start, threads):
         return
@@ -825,6 +833,8 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
     cdef Scratch s
     if winograd_fits(job, itemsize, weights):
         most = winograd_scratch(job, threads, itemsize, weights)
+    if matrix_fits(job, itemsize):
+        most = max(most, matrix_scratch(job, threads, weights))
     _tile(job, itemsize, weights)
     s = _weight_layout(job, threads, itemsize) if weights else _job_layout(job, threads, itemsize)
     return max(most, s.bytes)

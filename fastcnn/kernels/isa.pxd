@@ -1,3 +1,22 @@
+cdef extern from "micro/amx.h" nogil:
+    ctypedef struct Steps "fastcnn_steps":
+        Py_ssize_t outer, inner
+        const Py_ssize_t* a_offset
+        Py_ssize_t a_inner, a_outer, a_tile, a_plane
+        Py_ssize_t b_inner, b_outer, b_tile, b_plane
+
+    ctypedef struct Matrix "fastcnn_matrix":
+        Py_ssize_t least
+        void (*begin)(void*) noexcept nogil
+        void (*end)(const void*) noexcept nogil
+        void (*product)(int, int, int, const Steps*, const char*, const char*, float*, int) noexcept nogil
+        unsigned int (*split)(int, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, char*, Py_ssize_t) noexcept nogil
+        unsigned int (*split_transposed)(int, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, char*,
+                                         Py_ssize_t) noexcept nogil
+        void (*transpose)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*) noexcept nogil
+        void (*store)(Py_ssize_t, Py_ssize_t, const float*, const float*, float*, Py_ssize_t) noexcept nogil
+
+
 cdef extern from "micro/micro.h" nogil:
     enum:
         WINDOW_RUN "FASTCNN_WINDOW_RUN"
@@ -46,6 +65,9 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*winograd_weight_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*,
                                          Py_ssize_t) noexcept nogil
+        const Matrix* matrix
 
 
 cdef const Micro* micro() noexcept nogil
+# bf16 planes that the matrix unit splits a float into: 1, 2 or 3, by set_float32_matmul_precision.
+cdef int matrix_planes() noexcept nogil

@@ -16,7 +16,8 @@ places; parts transform the source again, which costs a panel's products an eigh
 chunk of channels, part of the blocks) with partial sums of its own, added in order of the parts. All of it follows from
 the shape: no bit depends on the thread count.
 
-Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data.
+Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data. In
+backward-weight the nine taps share their sums: each errs by the rounding of the largest.
 """
 
 from cython cimport floating
@@ -44,6 +45,8 @@ cdef Py_ssize_t PART_TILES = 16
 cdef Py_ssize_t FAR_BYTES = 1 << 20
 cdef Py_ssize_t FAR_TILES = 32
 cdef Py_ssize_t FAR_WIDTH = 2
+# A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
+cdef double HUGE = 1e30
 # Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
 cdef Py_ssize_t FEWEST_CHANNELS = 16
 cdef Py_ssize_t FEWEST_PRODUCTS = 512  # channels times outputs, in forward and data
@@ -405,7 +408,7 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
 
 cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, floating* grad_weight,
                      floating* taps) noexcept nogil:
-    """grad_weight of one input channel of one group; True where something is not finite."""
+    """grad_weight of one input channel of one group; True where something is huge or not finite."""
     cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, q = c // p.chunk
     cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, position = p.chunk * p.m_tile, panel, o, k
     cdef bint bad = False
@@ -424,7 +427,7 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
             for k in range(9):
                 value = taps[k * p.panel + o]
                 out[k] = value
-                bad |= value - value != 0
+                bad |= not -HUGE < value < HUGE
     return bad
 
 

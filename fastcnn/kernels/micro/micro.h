@@ -58,6 +58,7 @@ typedef struct {
     ptrdiff_t rows; /* most rows of a tile */
     FASTCNN_KERNELS(float, f32);
     FASTCNN_KERNELS(double, f64);
+    const struct fastcnn_matrix *matrix; /* of amx.h, where there is one */
 } fastcnn_micro;
 
 extern const fastcnn_micro fastcnn_micro_generic;

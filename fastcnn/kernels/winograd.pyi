@@ -1,0 +1,1 @@
+# Nothing that Python sees: winograd.pxd declares what conv.pyx calls.
