@@ -37,7 +37,7 @@ cdef extern from *:
         if (avx512 && fastcnn_has_amx()) amx = &with_amx;
     #endif
         if (avx512) found[n++] = &fastcnn_micro_avx512;
-        /* Behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator (Bochs)
+        /* Behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator
            and by the model. Where it is faster, moving this line up by one makes it the default. */
         if (amx) found[n++] = amx;
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &fastcnn_micro_avx2;
