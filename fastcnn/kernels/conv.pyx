@@ -20,6 +20,10 @@ of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/t
   windowed          short windows in backward-weight (LeNet's first layer): windows are copied out one after the other,
                     and a tile is up to 14 outputs by all taps
 
+Two more ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit
+(matrix.pyx), and Winograd's algorithm for 3x3 windows (winograd.pyx). A job that they give up, because a result is not
+finite, is done by the sums here.
+
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
 and the parts are added in order. Blocks and parts follow from the shape alone: no bit depends on the thread count.
@@ -466,7 +470,7 @@ cdef void _do(Job* job, const floating* source, const floating* weight, const fl
     if floating is float:
         if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
             return
-    if winograd_fits(job, sizeof(floating), False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
+    if winograd_fits(job, False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
         return
     _tile(job, sizeof(floating), False)
     _run(job, source, weight, bias, dest, scratch, threads)
@@ -779,8 +783,8 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
                                                                       start, threads):
             return
-    if winograd_fits(&job, sizeof(floating), True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
-                                                                            grad_bias, start, threads):
+    if winograd_fits(&job, True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
+                                                          grad_bias, start, threads):
         return
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
@@ -831,7 +835,7 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
 cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Py_ssize_t most = 0
     cdef Scratch s
-    if winograd_fits(job, itemsize, weights):
+    if winograd_fits(job, weights):
         most = winograd_scratch(job, threads, itemsize, weights)
     if matrix_fits(job, itemsize):
         most = max(most, matrix_scratch(job, threads, weights))

@@ -79,7 +79,7 @@ cdef struct Plan:
     Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
 
 
-cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
+cdef bint winograd_fits(const Job* job, bint weights) noexcept nogil:
     cdef Py_ssize_t tiles_y = (job.ny + 1) // 2, tiles_x = (job.nx + 1) // 2
     return (job.taps_y == 3 and job.taps_x == 3 and job.sy == 1 and job.sx == 1 and job.ty == 1 and job.tx == 1
             and job.dest_sy == 1 and job.dest_sx == 1 and job.dest_y == 0 and job.dest_x == 0
@@ -319,14 +319,14 @@ cdef bint winograd_sums(const Job* job, const floating* source, const floating* 
     cdef floating* packed = <floating*>scratch
     cdef floating* packed_bias = <floating*>(scratch + p.bias)
     cdef floating* zeros = <floating*>(scratch + p.zeros)
-    cdef Py_ssize_t tasks = job.groups * p.panels, task, o, group, panels = tasks * p.panel // job.groups
+    cdef Py_ssize_t tasks = job.groups * p.panels, task, o, group, pitch = p.panels * p.panel
     cdef Py_ssize_t work = job.groups * job.inputs * job.outputs
     cdef int bad = 0
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, 4 * work))):
         _pack(job, &p, task, weight, packed, <floating*>(scratch + p.slices + thread_index() * p.slice))
     for group in range(job.groups):
-        for o in range(panels):
-            packed_bias[group * panels + o] = (
+        for o in range(pitch):
+            packed_bias[group * pitch + o] = (
                 bias[group * job.outputs + o] if bias != NULL and o < job.outputs else 0)
     memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
     tasks = p.batches * p.yblocks * p.xblocks * job.groups * p.parts
