@@ -38,7 +38,7 @@ from .isa cimport WINDOW_RUN, Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
     ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
-    run_tile,
+    run_depthwise, run_tile,
 )
 from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
@@ -280,14 +280,6 @@ cdef void _pack(const Job* job, const floating* weight, const floating* bias, fl
 # --- forward and backward-data --------------------------------------------------------------------------------------
 
 
-cdef inline void _run_depthwise(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
-                                const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
-    if floating is float:
-        micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
-    else:
-        micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
-
-
 cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
                  const floating* packed, const floating* bias, const floating* zeros, floating* dest, floating* copy,
                  floating* tile) noexcept nogil:
@@ -417,11 +409,11 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
             n = min(job.panel, channels - c)
             out = dest + y * job.dest_sy * job.dest.row + c * job.dest.channel
             if job.dest.channel == 1:
-                _run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, out,
-                               out_pixel)
+                run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, out,
+                              out_pixel)
             else:
-                _run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, tile,
-                               job.panel)
+                run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, tile,
+                              job.panel)
                 put_tile(tile, job.panel, out, out_pixel, job.dest.channel, columns, n, False)
 
 

@@ -1,4 +1,4 @@
-"""A pass of a convolution as a job, and what the ways of doing it (conv.pyx, winograd.pyx) have in common.
+"""A pass of a convolution as a job, and what the ways of doing it (conv, winograd, matrix) and linear have in common.
 
 All of it is inline: a header of small functions, no module.
 """
@@ -61,7 +61,7 @@ cdef inline Py_ssize_t aligned(Py_ssize_t bytes) noexcept nogil:
 
 
 cdef inline char* aligned_start(void* scratch) noexcept nogil:
-    """The first aligned byte; _layout asked for ALIGN bytes more."""
+    """The first aligned byte; whoever told the size of the scratch asked for ALIGN bytes more."""
     return <char*>((<size_t>scratch + ALIGN - 1) // ALIGN * ALIGN)
 
 
@@ -191,6 +191,14 @@ cdef inline void run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floati
         micro().tile_f32(m, n, s, a, b, init, c, c_row)
     else:
         micro().tile_f64(m, n, s, a, b, init, c, c_row)
+
+
+cdef inline void run_depthwise(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
+                               const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
+    if floating is float:
+        micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
+    else:
+        micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
 
 
 cdef inline void put_tile(const floating* tile, Py_ssize_t pitch, floating* dest, Py_ssize_t pixel,

@@ -20,42 +20,26 @@ from cython.parallel cimport prange
 from libc.string cimport memset
 
 from .isa cimport Sum, micro
+from .jobs cimport ALIGN, aligned_start, lanes_of, round_up, run_depthwise, run_tile
 from .threads cimport thread_index, threads_for
 
 
 cdef Py_ssize_t DEPTH = 1024
-cdef Py_ssize_t ALIGN = 64
 # Images that the rows of the weights are read for one by one; a panel costs the same for one image as for all it holds.
 cdef Py_ssize_t FEW = 4
 
 
 cdef inline Py_ssize_t _wide(Py_ssize_t itemsize) noexcept nogil:
     """Columns of a panel: two registers."""
-    return 2 * (micro().lanes_f32 if itemsize == 4 else micro().lanes_f64)
-
-
-cdef inline Py_ssize_t _up(Py_ssize_t value, Py_ssize_t to) noexcept nogil:
-    return (value + to - 1) // to * to
+    return 2 * lanes_of(itemsize)
 
 
 cdef Py_ssize_t linear_scratch(Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, int threads,
                                Py_ssize_t itemsize) noexcept nogil:
     """Bytes of scratch that each of the three products needs at the most."""
     cdef Py_ssize_t wide = _wide(itemsize)
-    cdef Py_ssize_t transposed = _up(n, wide) * features + FEW * wide, tail = max(n, outputs) * wide
+    cdef Py_ssize_t transposed = round_up(n, wide) * features + FEW * wide, tail = max(n, outputs) * wide
     return itemsize * (max(transposed, tail) + wide + threads * micro().rows * wide) + 2 * ALIGN
-
-
-cdef inline char* _start(void* scratch) noexcept nogil:
-    return <char*>((<size_t>scratch + ALIGN - 1) // ALIGN * ALIGN)
-
-
-cdef inline void _run_tile(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
-                           const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
-    if floating is float:
-        micro().tile_f32(m, n, s, a, b, init, c, c_row)
-    else:
-        micro().tile_f64(m, n, s, a, b, init, c, c_row)
 
 
 cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t a_step,
@@ -72,7 +56,7 @@ cdef void _transpose(const floating* input, Py_ssize_t n, Py_ssize_t features, P
     """out[panel][feature][wide] = input[panel*wide + column][feature], zero past the last image."""
     cdef Py_ssize_t i, k
     cdef floating* panel
-    for i in range(_up(n, wide)):
+    for i in range(round_up(n, wide)):
         panel = out + i // wide * wide * features + i % wide
         for k in range(features):
             panel[k * wide] = input[i * features + k] if i < n else 0
@@ -88,21 +72,13 @@ cdef void _forward_rows(Py_ssize_t first, Py_ssize_t m, const floating* weight, 
         columns = min(wide, n - left * wide)
         for k in range((features + DEPTH - 1) // DEPTH):
             s.depth = min(DEPTH, features - k * DEPTH)
-            _run_tile(m, columns, &s, weight + first * features + k * DEPTH,
-                      transposed + left * wide * features + k * DEPTH * wide,
-                      <const floating*>NULL if k else zeros, tile, wide)
+            run_tile(m, columns, &s, weight + first * features + k * DEPTH,
+                     transposed + left * wide * features + k * DEPTH * wide,
+                     <const floating*>NULL if k else zeros, tile, wide)
         for i in range(columns):
             for o in range(m):
                 output[(left * wide + i) * outputs + first + o] = (
                     tile[o * wide + i] + (bias[first + o] if bias != NULL else 0))
-
-
-cdef inline void _run_lanes(Py_ssize_t m, Py_ssize_t n, const Sum* s, const floating* a, const floating* b,
-                            const floating* init, floating* c, Py_ssize_t c_row) noexcept nogil:
-    if floating is float:
-        micro().depthwise_f32(m, n, s, a, b, init, c, c_row)
-    else:
-        micro().depthwise_f64(m, n, s, a, b, init, c, c_row)
 
 
 cdef void _forward_few(Py_ssize_t first, Py_ssize_t m, const floating* weight, const floating* bias,
@@ -110,18 +86,18 @@ cdef void _forward_few(Py_ssize_t first, Py_ssize_t m, const floating* weight, c
                        Py_ssize_t features, Py_ssize_t outputs, const Py_ssize_t* offset, const floating* zeros,
                        floating* sums) noexcept nogil:
     """Outputs first.. first+m of a few images; `tails` are their features past the last whole register."""
-    cdef Py_ssize_t lanes = _wide(sizeof(floating)) // 2, whole = features // lanes, i, o, j
+    cdef Py_ssize_t lanes = lanes_of(sizeof(floating)), whole = features // lanes, i, o, j
     cdef floating total
     cdef Sum s
     s.depth, s.a_offset, s.a_row, s.a_step, s.b_segment, s.b_step, s.b_offset = 1, offset, features, 0, lanes, 0, NULL
     weight += first * features
     for i in range(n):
         s.segments = whole
-        _run_lanes(m, lanes, &s, weight, input + i * features, zeros, sums, lanes)
+        run_depthwise(m, lanes, &s, weight, input + i * features, zeros, sums, lanes)
         if whole * lanes < features:
             s.segments = 1
-            _run_lanes(m, features - whole * lanes, &s, weight + whole * lanes, tails + i * lanes,
-                       <const floating*>NULL, sums, lanes)
+            run_depthwise(m, features - whole * lanes, &s, weight + whole * lanes, tails + i * lanes,
+                          <const floating*>NULL, sums, lanes)
         for o in range(m):
             total = 0
             for j in range(lanes):
@@ -140,9 +116,9 @@ cdef void _product_rows(Py_ssize_t m, const floating* a, Py_ssize_t a_row, Py_ss
         s.b_step = columns if n == wide else wide
         for k in range((depth + DEPTH - 1) // DEPTH):
             s.depth = min(DEPTH, depth - k * DEPTH)
-            _run_tile(m, n, &s, a + k * DEPTH * a_step,
-                      b + p * wide + k * DEPTH * columns if n == wide else tail + k * DEPTH * wide,
-                      <const floating*>NULL if k else zeros, c + p * wide, columns)
+            run_tile(m, n, &s, a + k * DEPTH * a_step,
+                     b + p * wide + k * DEPTH * columns if n == wide else tail + k * DEPTH * wide,
+                     <const floating*>NULL if k else zeros, c + p * wide, columns)
 
 
 cdef void _product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, floating* c,
@@ -170,9 +146,9 @@ cdef void linear_forward_ptr(const floating* input, const floating* weight, cons
     """output (n, outputs) = input (n, features) @ weight' + bias; bias may be NULL."""
     cdef Py_ssize_t wide = _wide(sizeof(floating)), first, m
     cdef Py_ssize_t task, tasks = (outputs + micro().rows - 1) // micro().rows
-    cdef floating* zeros = <floating*>_start(scratch)
+    cdef floating* zeros = <floating*>aligned_start(scratch)
     cdef floating* transposed = zeros + wide
-    cdef floating* tails = transposed + _up(n, wide) * features
+    cdef floating* tails = transposed + round_up(n, wide) * features
     cdef floating* tiles = tails + FEW * wide
     cdef Py_ssize_t* offset = <Py_ssize_t*>transposed
     cdef Py_ssize_t lanes = wide // 2, whole = features // lanes, i, j
@@ -202,7 +178,7 @@ cdef void linear_backward_data_ptr(const floating* grad_output, const floating* 
                                    Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, void* scratch,
                                    int threads) noexcept nogil:
     """grad_input (n, features) = grad_output (n, outputs) @ weight."""
-    _product(grad_output, outputs, 1, weight, grad_input, n, features, outputs, _start(scratch), threads)
+    _product(grad_output, outputs, 1, weight, grad_input, n, features, outputs, aligned_start(scratch), threads)
 
 
 cdef void linear_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
@@ -211,7 +187,7 @@ cdef void linear_backward_weight_ptr(const floating* grad_output, const floating
     """grad_weight (outputs, features) and grad_bias (outputs), either of which may be NULL."""
     cdef Py_ssize_t i, o
     if grad_weight != NULL:
-        _product(grad_output, 1, outputs, input, grad_weight, outputs, features, n, _start(scratch), threads)
+        _product(grad_output, 1, outputs, input, grad_weight, outputs, features, n, aligned_start(scratch), threads)
     if grad_bias != NULL:
         memset(grad_bias, 0, outputs * sizeof(floating))
         for i in range(n):
