@@ -21,6 +21,7 @@ COMMANDS = {
     "bits": "hashes of trained weights, for several numbers of threads on each kernel path",
     "memory": "peak memory of a convolution's forward and backward pass",
     "passes": "where the time of a ResNet-20 step goes, and the bytes that it moves; fastcnn alone",
+    "training": "networks trained on MNIST and CIFAR-10, the same recipe on both sides: wall-clock time, accuracy",
     "loader": "the loader with augmentation beside the steps that it feeds; fastcnn alone",
 }
 
@@ -41,11 +42,15 @@ def parse() -> argparse.Namespace:
     precisions = ("highest", "high", "medium")
     add("--precision", choices=precisions, default="highest", help="of fastcnn's float32 convolutions on a matrix unit")
     add("--no-compile", action="store_true", help="leave torch.compile out of the steps")
+    add("--data", metavar="FOLDER", help="where the images for training are, beside the folders that fastcnn looks in")
+    add("--epochs", type=int, metavar="N", help="of training, instead of the recipe's")
     add("--json", metavar="FILE", help="save the figures")
     add("--chart", metavar="FILE", help="save a PNG chart of the ratios (needs matplotlib)")
     options = parser.parse_args()
     if options.chart and not importlib.util.find_spec("matplotlib"):
         parser.error("--chart needs matplotlib: pip install matplotlib")
+    if options.epochs is not None and options.epochs < 1:
+        parser.error(f"--epochs: expected a positive number, got {options.epochs}")
     if options.cpu_time and options.threads != 1:
         parser.error("--cpu-time needs --threads 1: the time of threads that wait for each other would count twice")
     return options

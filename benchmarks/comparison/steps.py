@@ -80,7 +80,7 @@ def _our_step(build: Callable[..., nn.Module], size: tuple[int, ...]) -> Call:
     return lambda: trainer.step(inputs, targets)
 
 
-def _torch_step(
+def torch_step(
     build: Callable[..., nn.Module], size: tuple[int, ...], optimizer: str, order: str, compile: bool
 ) -> Call:
     network = _ordered(twin(build(rng=np.random.default_rng(0))), order)
@@ -100,9 +100,9 @@ def _torch_step(
 
 def _training(name: str, build: Callable[..., nn.Module], size: tuple[int, ...]) -> Row:
     def theirs(options: argparse.Namespace) -> dict[str, Call]:
-        trial = {kind: _torch_step(build, size, kind, "contiguous", False) for kind in OPTIMIZERS}
+        trial = {kind: torch_step(build, size, kind, "contiguous", False) for kind in OPTIMIZERS}
         optimizer = options.time(trial, TRIAL).fastest(OPTIMIZERS)
-        sides = _variants(partial(_torch_step, build, size, optimizer), options)
+        sides = _variants(partial(torch_step, build, size, optimizer), options)
         return {f"{side}, {optimizer}": call for side, call in sides.items()}
 
     return Row(f"{name} step, batch {size[0]}", partial(_our_step, build, size), theirs)
@@ -289,7 +289,7 @@ def _step_memory(step: tuple[Callable[..., nn.Module], tuple[int, ...]], side: s
     """Peak of a training step over what model, optimizer and batch take."""
     peer.set_threads(threads)
     build, size = step
-    make = _our_step if side == "fastcnn" else partial(_torch_step, optimizer="fused", order=side, compile=False)
+    make = _our_step if side == "fastcnn" else partial(torch_step, optimizer="fused", order=side, compile=False)
     make(build, (1, *size[1:]))()  # loads what is loaded at the first call
     call = make(build, size)
     return peak_of(lambda: [call() for _ in range(3)])
