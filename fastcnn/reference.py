@@ -351,6 +351,48 @@ def norm_conv2d_backward(
     return conv2d_backward(grad_output, made, weight, stride, padding, dilation, groups, needs=needs)
 
 
+def conv2d_max_pool(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, pool, relu=False):
+    """`max_pool2d_taps` of `conv2d`.
+
+    Examples
+    --------
+    >>> x = np.array([[[[1.0, 5.0, -2.0, 1.0]]]])
+    >>> conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
+    (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
+    """
+    return max_pool2d_taps(conv2d(input, weight, bias, stride, padding, dilation, groups), *pool, relu=relu)
+
+
+def conv2d_max_pool_backward(
+    grad_output,
+    taps,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    pool,
+    relu=False,
+    needs=(True, True, True),
+    out=(None, None, None),
+):
+    """`conv2d_backward` of what `max_pool2d_taps_backward` returns.
+
+    Examples
+    --------
+    >>> x, weight, pool = np.array([[[[1.0, 5.0, -2.0, 1.0]]]]), np.full((1, 1, 1, 1), 2.0), ((1, 2),)
+    >>> output, taps = conv2d_max_pool(x, weight, pool=pool)
+    >>> conv2d_max_pool_backward(np.array([[[[10.0, 20.0]]]]), taps, x, weight, pool=pool)
+    (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
+    """
+    geometry = stride, padding, dilation, groups
+    size = conv2d(input, weight, None, *geometry).shape
+    grad = max_pool2d_taps_backward(grad_output, taps, size, *pool, relu=relu)
+    return conv2d_backward(grad, input, weight, *geometry, needs=needs, out=out)
+
+
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Convolve sequences: (N, C, L) with (O, C / groups, k) to (N, O, Lout).
 
@@ -497,7 +539,9 @@ def _add_at(values, indices, shape, plane_ndim):
     return output.reshape(shape)
 
 
-def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, relu=False):
+def max_pool2d_taps(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, relu=False, out=(None, None)
+):
     """Largest element of each window and the number of its tap: ``i * kw + j``.
 
     With `relu`, of the input after ReLU, and where that is 0, no tap: 255, or -1 as int32, which begins at 256 taps.
@@ -513,7 +557,7 @@ def max_pool2d_taps(input, kernel_size, stride=None, padding=0, dilation=1, ceil
         if math.prod(_pair(kernel_size)) >= 256:
             taps = taps.astype(np.int32)
         taps[output == 0] = 255 if taps.dtype == np.uint8 else -1
-    return output, taps
+    return _into(out, output, taps)
 
 
 def max_pool2d_taps_backward(

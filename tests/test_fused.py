@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from layouts import LAYOUTS, arrays, difference, each_thread_count_agrees, laid_out, normal, same_order
 from numpy.testing import assert_allclose, assert_array_equal
@@ -88,6 +88,73 @@ def test_norm_conv2d_gradients_that_are_not_needed(part, monkeypatch):
                 assert_array_equal(one, other)
 
 
+def test_parts_of_every_other_image(monkeypatch):
+    """Each of them alone is in another order than all of them."""
+    monkeypatch.setattr(fused, "PART", 1)
+    x, weight, columns = in_order(normal((6, 3, 5, 4)), "NHWC")[::2], normal((2, 3, 2, 2)), vectors(3, "d")
+    y = F.norm_conv2d(x, *columns, weight)
+    assert_allclose(y, reference.norm_conv2d(x, *columns, weight), atol=1e-12)
+    pooled, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    assert_array_equal(taps, reference.conv2d_max_pool(x, weight, pool=(2,))[1])
+    for got, expected in zip(
+        F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2,)),
+        reference.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2,)),
+        strict=True,
+    ):
+        assert_allclose(got, expected, atol=1e-12)
+
+
+@given(
+    problem=convolutions(),
+    pool=st.sampled_from([(1,), (2,), (3, 2, 1), ((2, 1), 1, (1, 0), 1, True), ([1, 2], [2, 1])]),
+    relu=st.booleans(),
+    part=st.sampled_from([1, 3000, 2**20]),
+)
+def test_conv2d_max_pool_against_reference(problem, pool, relu, part):
+    x, weight, bias, geometry, dtype = problem
+    conv = F.conv2d(x, weight, bias, **geometry)
+    kernel = pool[0] if isinstance(pool[0], (tuple, list)) else (pool[0],) * 2
+    assume(all(size >= k for size, k in zip(conv.shape[2:], kernel, strict=True)))
+    before, fused.PART = fused.PART, part
+    try:
+        y, taps = F.conv2d_max_pool(x, weight, bias, **geometry, pool=pool, relu=relu)
+        dy = normal(y.shape, dtype, 8)
+        got = F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
+    finally:
+        fused.PART = before
+    maxima, winners = F.max_pool2d_taps(conv, *pool, relu=relu)
+    assert_array_equal(taps, winners)
+    assert_array_equal(y, maxima)
+    assert min(y.shape) == 1 or same_order(y, x)
+    expected = reference.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == dtype
+        largest = np.abs(other).max(initial=1)
+        assert_allclose(one / largest, other / largest, atol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("part", [1, 2000, 2**20])
+def test_conv2d_max_pool_into_arrays_that_are_given(part, threads, monkeypatch):
+    monkeypatch.setattr(fused, "PART", part)
+    x, weight = in_order(normal((7, 2, 9, 8), np.float32), "NHWC"), normal((6, 2, 3, 3), np.float32)
+    y, taps = F.conv2d_max_pool(x, weight, pool=(2,), relu=True)
+    calls = {}
+    for needs in [(True, True, True), (False, True, False), (True, False, True)]:
+        out = tuple(
+            np.full_like(a, np.nan) if n else None for a, n in zip((x, weight, weight[:, 0, 0, 0]), needs, strict=True)
+        )
+        got = F.conv2d_max_pool_backward(y, taps, x, weight, pool=(2,), relu=True, needs=needs, out=out)
+        assert all(a is b for a, b in zip(got, out, strict=True))
+        for name, one in enumerate(got):
+            if one is not None:
+                assert_array_equal(one, calls.setdefault(name, one))
+    each_thread_count_agrees(threads, lambda: F.conv2d_max_pool_backward(y, taps, x, weight, pool=(2,), relu=True))
+    three = F.conv2d_max_pool(x[0], weight, pool=(2,), relu=True)
+    assert_array_equal(three[0], y[0])
+    dx = F.conv2d_max_pool_backward(three[0], three[1], x[0], weight, pool=(2,), relu=True)[0]
+    assert_allclose(dx, calls[0][0], atol=1e-5)
+
+
 @given(x=arrays(scale=1e3), layout=st.sampled_from(LAYOUTS[:5]))
 def test_add(x, layout):
     other = laid_out(normal(x.shape, x.dtype, 9), layout)
@@ -111,7 +178,14 @@ def test_add_and_threads(threads):
 
 X, W, V = np.zeros((4, 3, 5, 5), np.float32), np.zeros((2, 3, 2, 2), np.float32), np.ones(3, np.float32)
 DY = np.zeros((4, 2, 4, 4), np.float32)
+TAPS = np.zeros((4, 2, 2, 2), np.uint8)
 F32 = "a NumPy array of float32 or float64"
+
+
+def pool_backward(dy, taps, **options):
+    return F.conv2d_max_pool_backward(dy, taps, X, W, pool=(2,), **options)
+
+
 BAD = [
     (lambda: F.add(X, X[:1]), ValueError, "other: expected shape (4, 3, 5, 5), got (1, 3, 5, 5)"),
     (lambda: F.add(X, None), TypeError, f"other: expected {F32}, got None"),
@@ -128,6 +202,30 @@ BAD = [
      "grad_output: expected shape (4, 2, 4, 4), got (3, 2, 4, 4)"),
     (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, needs=1), TypeError,
      "needs: expected three bools, for the gradients of input, weight and bias, got 1"),
+    (lambda: F.conv2d_max_pool(X, W, pool=2), ValueError,
+     "pool: expected a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them, got 2"),
+    (lambda: F.conv2d_max_pool(X, W, pool=(9,)), ValueError,
+     "kernel_size: expected a window that fits the input's (4, 4) with padding (0, 0), got (9, 9)"),
+    (lambda: F.conv2d_max_pool(X, W[:, :2], pool=(2,)), ValueError,
+     "input: expected 2 (of weight) * 1 (groups) channels, got shape (4, 3, 5, 5)"),
+    (lambda: F.conv2d_max_pool(X[0, 0], W, pool=(2,)), ValueError,
+     "input: expected 4-D or 3-D array, got shape (5, 5)"),
+    (lambda: F.conv2d_max_pool(X, W, [1, "1"], pool=(2,)), TypeError, f"bias: expected {F32}, got list"),
+    (lambda: F.conv2d_max_pool(X, W, stride=(1, []), pool=(2,)), TypeError, "stride: expected a positive int, got []"),
+    (lambda: F.conv2d_max_pool(X, W, pool=(2,), relu=0), TypeError, "relu: expected a bool, got 0"),
+    (lambda: pool_backward(DY, TAPS), ValueError, "grad_output: expected shape (4, 2, 2, 2), got (4, 2, 4, 4)"),
+    (lambda: pool_backward(DY[:3, :, :2, :2], TAPS), ValueError,
+     "grad_output: expected shape (4, 2, 2, 2), got (3, 2, 2, 2)"),
+    (lambda: pool_backward(DY[:, :, :2, :2], None), TypeError,
+     "taps: expected a NumPy array of uint8, got NoneType"),
+    (lambda: pool_backward(DY[:, :, :2, :2], TAPS[:3]), ValueError,
+     "taps: expected shape (4, 2, 2, 2), got (3, 2, 2, 2)"),
+    (lambda: pool_backward(DY[:, :, :2, :2], TAPS + 4), ValueError,
+     "taps: expected taps inside the input, of windows of 4, got one that is not, among values from 4 to 4"),
+    (lambda: pool_backward(DY[:, :, :2, :2], TAPS, out=(X[:], None, None)), ValueError,
+     "out: expected memory apart from input, got an array that overlaps it"),
+    (lambda: pool_backward(DY[:, :, :2, :2], TAPS, out=(None, W[:1].copy(), None)), ValueError,
+     "out: expected shape (2, 3, 2, 2), got (1, 3, 2, 2)"),
 ]  # fmt: skip
 
 

@@ -53,6 +53,9 @@ NETWORKS = {
         conv(4, 8, **o), nn.BatchNorm2d(8, **o), nn.ReLU(), conv(8, 4, 1, **o), nn.BatchNorm2d(4, **o), nn.ReLU()
     ),
     "conv, relu, pool": lambda **o: nn.Sequential(nn.Conv2d(4, 8, 3, **o), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+    "conv, relu, pool of little": lambda **o: nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding="valid", bias=False, **o), nn.ReLU(), nn.MaxPool2d(2, 1)
+    ),
     "norm, relu, pool": lambda **o: nn.Sequential(nn.BatchNorm2d(4, **o), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
     "residual": plain_block,
     "residual with a shortcut": shortcut_block,
@@ -226,6 +229,7 @@ def test_what_runs_as_one():
     assert kinds(nn.Linear(4, 4), nn.BatchNorm1d(4), relu) == ["Linear", "NormReLU"]
     assert kinds(conv(4, 4), norm, relu, conv(4, 4), nn.BatchNorm2d(4)) == ["Conv2d", "NormConv", "BatchNorm2d"]
     assert kinds(conv(4, 4), norm, relu, pool) == ["Conv2d", "BatchNorm2d", "ReLUPool"]
+    assert kinds(conv(4, 4), relu, pool, conv(4, 4), relu) == ["ConvPool", "Conv2d", "ReLU"]
     assert kinds(nn.Residual(body), relu, relu) == ["ResidualReLU", "ReLU"]
     assert kinds(nn.Residual(conv(4, 4)), nn.ReLU()) == ["Residual", "ReLU"]
     assert kinds(nn.Residual(OwnSequential(conv(4, 4), norm)), relu) == ["Residual", "ReLU"]
@@ -334,7 +338,8 @@ def test_copies_are_apart(name):
 
 
 def test_the_input_gradient_that_is_not_needed():
-    for build in (lambda: models.BasicBlock(4, 4), lambda: models.BasicBlock(4, 8, 2), plain_block):
+    pool = NETWORKS["conv, relu, pool"]
+    for build in (lambda: models.BasicBlock(4, 4), lambda: models.BasicBlock(4, 8, 2), plain_block, pool):
         model, x = build(), normal((2, 4, 8, 8), np.float32)
         other = copy.deepcopy(model)
         output = model(x)

@@ -105,7 +105,8 @@ def test_a_model_is_left_as_it_was():
         np.testing.assert_array_equal(array, before.state_dict()[name])
     for a, b in zip(model.parameters(), before.parameters(), strict=True):
         np.testing.assert_array_equal(a.grad, b.grad)
-    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    for mode in ("training", "needs_input_grad"):
+        assert [getattr(m, mode) for m in model.modules()] == [getattr(m, mode) for m in before.modules()]
     assert random.get_state() == state
     with pytest.raises(RuntimeError, match="expected a forward pass before it"):
         model.backward(np.zeros((16, 10), np.float32))

@@ -236,6 +236,32 @@ def test_windows_of_more_than_256_taps(dtype, channels, order):
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_maxima_and_taps_into_arrays_that_are_given(order):
+    x = in_order(normal((3, 6, 8, 9), np.float32), order)
+    expected = F.max_pool2d_taps(x, 2, relu=True)
+    for wanted in [(True, True), (True, False), (False, True)]:
+        out = tuple(np.full_like(array, 7) if to else None for array, to in zip(expected, wanted, strict=True))
+        for _ in range(2):
+            got = F.max_pool2d_taps(x, 2, relu=True, out=out)
+            for one, array, other in zip(got, out, expected, strict=True):
+                assert array is None or one is array
+                assert_array_equal(one, other)
+    y, taps = expected
+    memory = np.zeros(y.size, np.float32)
+    first, second = (np.ndarray(y.shape, a.dtype, memory, 0, a.strides) for a in expected)
+    for out, message in [
+        (y, "out: expected two arrays or None, for the output and the taps, got array"),
+        ((y, taps[:2]), "out: expected shape (3, 6, 4, 4), got (2, 6, 4, 4)"),
+        ((y, y), "out: expected an array of uint8, got float32"),
+        ((y, taps.transpose(0, 1, 3, 2)), "out: expected C" if order == "NCHW" else "out: expected channels-last"),
+        ((first, second), "out: expected memory apart from out[0], got an array that overlaps it"),
+    ]:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            F.max_pool2d_taps(x, 2, relu=True, out=out)
+        assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [1, 4, 16, 19])
 def test_special_values(channels, order):
     """The contract, case by case, in every lane."""

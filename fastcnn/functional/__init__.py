@@ -36,7 +36,7 @@ from fastcnn.functional.conv import (
     im2col,
     im2col1d,
 )
-from fastcnn.functional.fused import norm_conv2d, norm_conv2d_backward
+from fastcnn.functional.fused import conv2d_max_pool, conv2d_max_pool_backward, norm_conv2d, norm_conv2d_backward
 from fastcnn.functional.image import image_batch
 from fastcnn.functional.linear import flatten, flatten_backward, linear, linear_backward
 from fastcnn.functional.loss import (
@@ -92,6 +92,8 @@ __all__ = [
     "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv2d_max_pool",
+    "conv2d_max_pool_backward",
     "cross_entropy",
     "dropout",
     "dropout_backward",

@@ -263,6 +263,12 @@ def _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims
 
 def _conv_window(input, weight, stride, padding, dilation, groups, dims):
     """Check a convolution's arguments: the input in one of the two orders, its geometry and the output's shape."""
+    input, channels_last = check.ordered(input)
+    geometry = stride, padding, dilation, groups
+    return input, *_checked_geometry(input.shape, weight.shape, *geometry, dims, channels_last)
+
+
+def _checked_geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims, channels_last):
     stride = check.integers("stride", stride, dims, 1)
     dilation = check.integers("dilation", dilation, dims, 1)
     groups = check.integer("groups", groups, 1)
@@ -270,8 +276,7 @@ def _conv_window(input, weight, stride, padding, dilation, groups, dims):
         padding = check.integers("padding", padding, dims, 0)
     elif padding not in ("same", "valid"):
         check.fail("padding", "an int, a tuple of int, 'same' or 'valid'", repr(padding))
-    input, channels_last = check.ordered(input)
-    return input, *_geometry(input.shape, weight.shape, stride, padding, dilation, groups, dims, channels_last)
+    return _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims, channels_last)
 
 
 def _as_2d(array, dims, batched):

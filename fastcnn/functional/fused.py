@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import required
-from fastcnn.functional._types import Array, Size
-from fastcnn.functional.conv import _conv_window, conv2d, conv2d_backward
+from fastcnn.functional._arrays import gradients, new, new_images, required
+from fastcnn.functional._types import Array, Gradients, Size
+from fastcnn.functional.conv import _checked_geometry, _conv_window, conv2d, conv2d_backward
 from fastcnn.functional.norm import batch_norm_apply
+from fastcnn.functional.pooling import _geometry as _pool_geometry
+from fastcnn.functional.pooling import _taps_dtype, max_pool2d_taps, max_pool2d_taps_backward
 
-# Bytes of input that go through both functions at once: what is between them then stays in the cache.
+# Bytes of what is between two functions that go through them at once: they then stay in the cache.
 PART = 2 << 20
 
 
-def _parts(array: np.ndarray) -> Iterator[slice]:
-    """Cut a batch into images that together have about PART bytes."""
-    images = array.shape[0]
-    count = max(1, min(images, round(array.nbytes / PART)))
+def _parts(images: int, nbytes: int) -> Iterator[slice]:
+    """Cut a batch of `nbytes` into images that together have about PART bytes."""
+    count = max(1, min(images, round(nbytes / PART)))
     for part in range(count):
         yield slice(part * images // count, (part + 1) * images // count)
+
+
+def _add_to(sums: list[np.ndarray | None], grads: list[np.ndarray | None]) -> None:
+    """Add up the parts' gradients of weight and bias, in place of the first part's."""
+    for i, grad in enumerate(grads):
+        total = sums[i]
+        if total is None or grad is None:
+            sums[i] = grad
+        else:
+            np.add(total, grad, out=total)
 
 
 def norm_conv2d(
@@ -71,13 +84,13 @@ def norm_conv2d(
     input, weight = required(input=input, weight=weight)
     check.ndim("input", input, 4)
     geometry = stride, padding, dilation, groups
-    parts = list(_parts(input))
+    parts = list(_parts(input.shape[0], input.nbytes))
     if len(parts) == 1:
         return conv2d(batch_norm_apply(input, mean, scale, shift, relu=relu), weight, bias, *geometry)
-    _, window, size = _conv_window(input, weight, *geometry, 2)
-    output = check.empty(size, input.dtype, window["channels_last"])
+    images, window, size = _conv_window(input, weight, *geometry, 2)
+    output = check.empty(size, images.dtype, window["channels_last"])
     for part in parts:
-        conv2d(batch_norm_apply(input[part], mean, scale, shift, relu=relu), weight, bias, *geometry, out=output[part])
+        conv2d(batch_norm_apply(images[part], mean, scale, shift, relu=relu), weight, bias, *geometry, out=output[part])
     return output
 
 
@@ -130,7 +143,7 @@ def norm_conv2d_backward(
     check.ndim("input", input, 4)
     needs = check.needs(needs)
     geometry = stride, padding, dilation, groups
-    parts = list(_parts(input))
+    parts = list(_parts(input.shape[0], input.nbytes))
     if len(parts) == 1 or grad_output.shape[:1] != input.shape[:1]:
         made = batch_norm_apply(input, mean, scale, shift, relu=relu)
         return conv2d_backward(grad_output, made, weight, *geometry, needs=needs)
@@ -140,10 +153,189 @@ def norm_conv2d_backward(
         made = batch_norm_apply(input[part], mean, scale, shift, relu=relu)
         out = None if grad_input is None else grad_input[part]
         _, *grads = conv2d_backward(grad_output[part], made, weight, *geometry, needs=needs, out=(out, None, None))
-        for i, grad in enumerate(grads):
-            total = sums[i]
-            if total is None or grad is None:
-                sums[i] = grad
-            else:
-                np.add(total, grad, out=total)
+        _add_to(sums, grads)
+    return grad_input, sums[0], sums[1]
+
+
+# --- convolution and max-pool -----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)  # a network asks for the same few, step after step
+def _conv_size(input_shape, weight_shape, *geometry):
+    batch = input_shape if len(input_shape) == 4 else (1, *input_shape)
+    return _checked_geometry(batch, weight_shape, *geometry, 2, False)[1][4 - len(input_shape) :]
+
+
+def _size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[int, ...]:
+    """The shape of the convolution's output."""
+    try:
+        hash(geometry)
+    except TypeError:  # it has a list
+        return _conv_size.__wrapped__(input.shape, weight.shape, *geometry)
+    return _conv_size(input.shape, weight.shape, *geometry)
+
+
+def is_one_part(input: object, weight: object) -> bool:
+    """Whether a convolution's output is one part, as far as its size is plain, or something is wrong.
+
+    Then the functions that are put together are called one after the other, and say what is wrong.
+    """
+    if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)) or input.ndim != 4 or weight.ndim != 4:
+        return True
+    n, _, h, w = input.shape
+    return n * weight.shape[0] * h * w * input.itemsize < PART
+
+
+def _window(pool: object) -> tuple:
+    if not isinstance(pool, (tuple, list)) or not 1 <= len(pool) <= 5:
+        check.fail(
+            "pool", "a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them", repr(pool)
+        )
+    return tuple(pool)
+
+
+def _pooled(size: tuple[int, ...], window: tuple, relu: bool) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape of the pool's output, and the type of its taps."""
+    geometry = _pool_geometry(size, 2, *window)
+    return (*size[:2], *geometry.places), np.dtype(_taps_dtype(geometry, relu))
+
+
+def conv2d_max_pool(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    pool: tuple,
+    relu: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the maxima of windows of a convolution's output; that is never in memory as a whole.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W) or (C, H, W)
+        float32 or float64, in either memory order.
+    weight, bias, stride, padding, dilation, groups
+        What `conv2d` is given.
+    pool : tuple
+        What `max_pool2d_taps` is given: kernel_size, and stride, padding, dilation and ceil_mode or the first of them.
+    relu : bool, default False
+        Whether ReLU comes between, or after, which is the same.
+
+    Returns
+    -------
+    output, taps : ndarray of shape (N, O, oh, ow) or (O, oh, ow)
+        max_pool2d_taps(conv2d(input, weight, bias, ...), *pool, relu=relu).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> x = np.array([[[[1.0, 5.0, -2.0, 1.0]]]])
+    >>> F.conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
+    (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
+    """
+    geometry, window = (stride, padding, dilation, groups), _window(pool)
+    if is_one_part(input, weight):
+        return max_pool2d_taps(conv2d(input, weight, bias, *geometry), *window, relu=relu)
+    input, weight = required(input=input, weight=weight)
+    input, channels_last = check.ordered(input)
+    between = _size(input, weight, geometry)
+    size, kept = _pooled(between, window, relu)
+    output, taps = (check.empty(size, dtype, channels_last) for dtype in (input.dtype, kept))
+    for part in _parts(between[0], math.prod(between) * input.itemsize):
+        made = conv2d(input[part], weight, bias, *geometry)
+        max_pool2d_taps(made, *window, relu=relu, out=(output[part], taps[part]))
+        del made  # the next part's can have its memory
+    return output, taps
+
+
+def conv2d_max_pool_backward(
+    grad_output: Array,
+    taps: Array,
+    input: Array,
+    weight: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    pool: tuple,
+    relu: bool = False,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    out: Gradients = (None, None, None),
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Return the gradients of `conv2d_max_pool`.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, O, oh, ow) or (O, oh, ow)
+        Gradient of the output.
+    taps : ndarray of uint8 or int32, of the same shape
+        As `conv2d_max_pool` returned them.
+    input, weight, stride, padding, dilation, groups, pool, relu
+        What the forward call had.
+    needs, out
+        As of `conv2d_backward`.
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        Of the shapes of `input` (and in its memory order), `weight` and (O,); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> x, weight, pool = np.array([[[[1.0, 5.0, -2.0, 1.0]]]]), np.full((1, 1, 1, 1), 2.0), ((1, 2),)
+    >>> output, taps = F.conv2d_max_pool(x, weight, pool=pool)
+    >>> F.conv2d_max_pool_backward(np.array([[[[10.0, 20.0]]]]), taps, x, weight, pool=pool)
+    (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
+    """
+    geometry, window = (stride, padding, dilation, groups), _window(pool)
+    few = is_one_part(input, weight)
+    input, weight = required(input=input, weight=weight)
+    check.ndim("weight", weight, 4)
+    check.ndim("input", input, 4, 3)
+    size = _size(input, weight, geometry)
+    if few:
+        made = max_pool2d_taps_backward(grad_output, taps, size, *window, relu=relu)
+        return conv2d_backward(made, input, weight, *geometry, needs=needs, out=out)
+    (grad_output,) = required(grad_output=grad_output)
+    taps = check.array("taps", taps, f"a NumPy array of {_pooled(size, window, relu)[1]}")
+    needs = check.needs(needs)
+    input, channels_last = check.ordered(input)
+    places, _ = _pooled(size, window, relu)
+    check.shape("grad_output", grad_output, places)
+    check.shape("taps", taps, places)
+    results = [
+        new_images(input.shape, 2, True, channels_last, input.dtype),
+        new(weight.shape, input.dtype),
+        new(weight.shape[:1], input.dtype),
+    ]
+    gradients(needs, out, results, grad_output=grad_output, taps=taps, input=input, weight=weight)
+    grad_input = out[0]
+    if needs[0] and grad_input is None:
+        grad_input = check.empty(input.shape, input.dtype, channels_last)
+    sums: list[np.ndarray | None] = [None, None]
+    for number, part in enumerate(_parts(size[0], math.prod(size) * input.itemsize)):
+        images = part.stop - part.start
+        grad = max_pool2d_taps_backward(grad_output[part], taps[part], (images, *size[1:]), *window, relu=relu)
+        to = (None if grad_input is None else grad_input[part], *(out[1:] if number == 0 else (None, None)))
+        _, *grads = conv2d_backward(grad, input[part], weight, *geometry, needs=needs, out=to)
+        del grad
+        _add_to(sums, grads)
     return grad_input, sums[0], sums[1]

@@ -88,7 +88,7 @@ class _Geometry(NamedTuple):
         return check.window(size, self.places, *self[:4], channels_last)
 
 
-def _geometry(size, dims, kernel_size, stride, padding, dilation=1, ceil_mode=False) -> _Geometry:
+def _geometry(size, dims, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> _Geometry:
     """Check a pooling window over (N, C, H, W) images and return its geometry."""
     kernel = check.integers("kernel_size", kernel_size, dims, 1)
     step = kernel if stride is None else check.integers("stride", stride, dims, 1)
@@ -129,19 +129,22 @@ def _meets_input(size: int, kernel: int, stride: int, padding: int, dilation: in
 # --- max-pooling ----------------------------------------------------------------------------------------------------
 
 
-def _output(out, size, input, dims, channels_last):
-    """The (N, C, H, W) array that the output goes to: a new one, or `out`."""
-    result = new_images(size, dims, input.ndim == dims + 2, channels_last, input.dtype)
+def _output(out, size, dims, batched, channels_last, dtype, **apart):
+    """The (N, C, H, W) array that a result goes to: a new one, or `out`, which overlaps none of the others."""
+    result = new_images(size, dims, batched, channels_last, dtype)
     if out is None:
         return result
-    check.destination(out, result[0], input.dtype, input=input)
+    check.destination(out, result[0], result[2], **apart)
     check.in_order(_images("out", out, dims), channels_last)
     return out
 
 
 @remembered
-def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out):
-    """Return the maxima, and what `keep` names: 'taps', 'relu taps' (then ReLU of the maxima), 'indices' or None."""
+def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, keep, out, marks):
+    """Return the maxima, and what `keep` names: 'taps', 'relu taps' (then ReLU of the maxima), 'indices' or None.
+
+    The maxima go to `out`, the others to `marks`, if given.
+    """
     (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, dilation, ceil_mode)
@@ -150,13 +153,14 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     images, channels_last = check.ordered(images)
     window = geometry.window(images.shape, channels_last)
     size = (*images.shape[:2], *geometry.places)
-    results = [_output(out, size, input, dims, channels_last)]
+    layout = size, dims, input.ndim == dims + 2, channels_last
+    results, bytes_of_mark = [_output(out, *layout, input.dtype, input=input)], 0
     if keep is not None:
-        dtype = np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps")
-        results.append(new_images(size, dims, input.ndim == dims + 2, channels_last, dtype))
+        dtype = np.dtype(np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps"))
+        results.append(_output(marks, *layout, dtype, **{"input": input, "out[0]": out}))
+        bytes_of_mark = dtype.itemsize
     if not input.size:
         return zeros(tuple(results))
-    bytes_of_mark = 0 if keep is None else results[1][2].itemsize
     return Call("max_pool", (images,), tuple(results), window=window, integers=(bytes_of_mark, keep == "relu taps"))
 
 
@@ -278,7 +282,7 @@ def max_pool1d(
     (array([[[3., 4., 5.]]]), array([[[0, 2, 4]]]))
     """
     keep = "indices" if _flag("return_indices", return_indices) else None
-    return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
+    return _max_pool(input, 1, kernel_size, stride, padding, dilation, ceil_mode, keep, out, None)
 
 
 def max_pool1d_backward(grad_output: Array, indices: Array, input_shape: Shape) -> np.ndarray:
@@ -400,7 +404,7 @@ def max_pool2d(
     (array([[[5., 7.]]]), array([[[1, 5]]]))
     """
     keep = "indices" if _flag("return_indices", return_indices) else None
-    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, out)
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, out, None)
 
 
 def max_pool2d_backward(grad_output: Array, indices: Array, input_shape: Shape) -> np.ndarray:
@@ -447,6 +451,7 @@ def max_pool2d_taps(
     ceil_mode: bool = False,
     *,
     relu: bool = False,
+    out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take the maximum of each window, and keep which tap of its window it was: `max_pool2d` for training.
 
@@ -456,6 +461,9 @@ def max_pool2d_taps(
         As of `max_pool2d`.
     relu : bool, default False
         Whether ReLU is taken of the input before, or of the maxima after, which is the same.
+    out : two ndarrays or None
+        Arrays to write output and taps to and to return in their place: of their shape, type and memory order, apart
+        from each other and `input`.
 
     Returns
     -------
@@ -479,7 +487,9 @@ def max_pool2d_taps(
     (array([[[5., 5.]]]), array([[[1, 0]]], dtype=uint8))
     """
     keep = "relu taps" if _flag("relu", relu) else "taps"
-    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, None)
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        check.fail("out", "two arrays or None, for the output and the taps", repr(out))
+    return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, *out)
 
 
 def max_pool2d_taps_backward(
@@ -770,7 +780,8 @@ def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_includ
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
     images, channels_last = check.ordered(images)
-    result = _output(out, (*images.shape[:2], *geometry.places), input, dims, channels_last)
+    size = (*images.shape[:2], *geometry.places)
+    result = _output(out, size, dims, input.ndim == dims + 2, channels_last, input.dtype, input=input)
     if not input.size:
         return zeros((result,))
     return Call("avg_pool", (images,), (result,), window=geometry.window(images.shape, channels_last), integers=rule)

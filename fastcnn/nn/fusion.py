@@ -6,6 +6,7 @@ A pass over an activation costs as much as its convolution, and an array that on
 - batch norm, ReLU and a convolution: what is convolved is made a few images at a time, forward and backward,
 - batch norm and ReLU,
 - a residual sum whose body ends with batch norm, and ReLU,
+- a convolution, ReLU and max-pool: what is pooled, and its gradient, are made a few images at a time,
 - ReLU and max-pool, in this order.
 
 Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastcnn import functional as F
+from fastcnn.functional.fused import is_one_part
 from fastcnn.nn.activation import ReLU
 from fastcnn.nn.conv import Conv2d
 from fastcnn.nn.module import Module, is_grad_enabled
@@ -61,6 +63,8 @@ def runs(layers: Sequence[Module]) -> list[Module | Run]:
             run = NormReLU(rest[:2], maker)
         elif kinds[:2] == [Residual, ReLU] and type(rest[0].body) is Sequential and _ends_with_norm(rest[0].body):
             run = ResidualReLU(rest[0], rest[1])
+        elif kinds[:3] == [Conv2d, ReLU, MaxPool2d]:
+            run = ConvPool(rest[:3])
         elif kinds[:2] == [ReLU, MaxPool2d]:
             run = ReLUPool(rest[:2])
         else:
@@ -249,3 +253,43 @@ class ReLUPool(Run):
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
         shape, taps = self.saved()
         return F.max_pool2d_taps_backward(grad_output, taps, shape, *self.pool._geometry(), relu=True)
+
+
+class ConvPool(Run):
+    """A convolution, ReLU and max-pool. What is between them is not kept, nor its gradient ever whole."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        super().__init__(layers)
+        self.conv, _, self.pool = layers
+
+    def _arguments(self) -> tuple[tuple, tuple]:
+        conv = self.conv
+        return (conv.stride, conv.padding, conv.dilation, conv.groups), self.pool._geometry()
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
+        geometry, window = self._arguments()
+        if is_one_part(input, weight):  # one after the other, which takes the shorter way
+            made = F.conv2d(input, weight, bias, *geometry)
+            output, taps = F.max_pool2d_taps(made, *window, relu=True)
+            return output, input, taps, made.shape
+        output, taps = F.conv2d_max_pool(input, weight, bias, *geometry, pool=window, relu=True)
+        return output, input, taps, None
+
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
+        input, taps, size = self.saved()
+        weight, bias = self.conv.weight, self.conv.bias
+        geometry, window = self._arguments()
+        needs = (self.conv.needs_input_grad, True, bias is not None)
+        out = (None, weight.grad_memory(), None if bias is None else bias.grad_memory())
+        if size is not None:
+            grad = F.max_pool2d_taps_backward(grad_output, taps, size, *window, relu=True)
+            del taps
+            grads = F.conv2d_backward(grad, input, weight.data, *geometry, needs=needs, out=out)
+        else:
+            options = {"pool": window, "relu": True, "needs": needs, "out": out}
+            grads = F.conv2d_max_pool_backward(grad_output, taps, input, weight.data, *geometry, **options)
+        weight.accumulate(grads[1])
+        if bias is not None:
+            bias.accumulate(grads[2])
+        return grads[0]

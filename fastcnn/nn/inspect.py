@@ -215,8 +215,9 @@ class Plan:
 def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
     """Return the memory that a training step takes, before there is any data.
 
-    An input of zeros runs through the module in training mode, forward and backward, and what is kept and what is in
-    use at most is counted. The module is left as it was, but for what an earlier forward pass saved.
+    An input of zeros runs through the module in training mode, forward and backward but for the gradient of the input,
+    and what is kept and what is in use at most is counted. The module is left as it was, but for what an earlier
+    forward pass saved.
 
     Parameters
     ----------
@@ -251,10 +252,10 @@ def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     input = np.zeros((sizes[0], *sizes[2:], sizes[1]), dtype)  # channels-last, as activations are inside a model
     input = np.moveaxis(input, -1, 1) if len(sizes) > 2 else input.reshape(sizes)
-    modes = [(inner, inner.training) for inner in module.modules()]
+    modes = [(inner, inner.training, inner.needs_input_grad) for inner in module.modules()]
     restore = _state(module)
     try:
-        module.train()
+        module.train().requires_input_grad(False)
         before, _ = used_bytes()
         restart_peak()
         output = module(input)
@@ -262,8 +263,8 @@ def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
         module.backward(np.zeros_like(output))
         _, most = used_bytes()
     finally:
-        for inner, training in modes:
-            inner.training = training
+        for inner, training, needed in modes:
+            inner.training, inner.needs_input_grad = training, needed
         restore()
     activations = sum(size for size, is_float in kept if is_float)
     indices = sum(size for size, is_float in kept if not is_float)
