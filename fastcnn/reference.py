@@ -309,6 +309,33 @@ def _into(out, *grads):
     return tuple(grad if array is None else array for array, grad in zip(out, grads, strict=True))
 
 
+def conv2d_norm(
+    input,
+    weight,
+    bias,
+    mean,
+    scale,
+    shift,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    residual=None,
+    relu=False,
+):
+    """`batch_norm_apply` of `conv2d`.
+
+    Examples
+    --------
+    >>> zero, one = np.zeros(1), np.ones(1)
+    >>> conv2d_norm(np.array([[[[-5.0, 2.0]]]]), 3 * np.ones((1, 1, 1, 1)), None, zero, one, one, relu=True)
+    array([[[[0., 7.]]]])
+    """
+    made = conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return batch_norm_apply(made, mean, scale, shift, residual=residual, relu=relu)
+
+
 def norm_conv2d(input, mean, scale, shift, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, relu=False):
     """`conv2d` of `batch_norm_apply`.
 

@@ -155,6 +155,55 @@ def test_conv2d_max_pool_into_arrays_that_are_given(part, threads, monkeypatch):
     assert_allclose(dx, calls[0][0], atol=1e-5)
 
 
+@given(problem=convolutions(), relu=st.booleans(), residual=st.booleans())
+def test_conv2d_norm_against_reference(problem, relu, residual):
+    x, weight, bias, geometry, dtype = problem
+    columns = vectors(weight.shape[0], dtype)
+    made = F.conv2d(x, weight, bias, **geometry)
+    options = {"relu": relu, "residual": normal(made.shape, dtype, 8) if residual else None}
+    got = F.conv2d_norm(x, weight, bias, *columns, **geometry, **options)
+    expected = reference.conv2d_norm(x, weight, bias, *columns, **geometry, **options)
+    assert got.dtype == dtype
+    assert min(got.shape) == 1 or same_order(got, x)
+    largest = np.abs(expected).max(initial=1)
+    assert_allclose(got / largest, expected / largest, atol=1e-4 if dtype == np.float32 else 1e-12)
+    assert_array_equal(got, F.batch_norm_apply(made, *columns, **options))
+
+
+# Input, weight and options of every way to do a convolution: direct sums (of several chunks, of parts of the panels),
+# Winograd's, long rows of pixels, groups, depthwise, few outputs.
+WAYS = {
+    "direct": ((3, 16, 11, 9), (16, 16, 3, 3), {"padding": 1}),
+    "of several chunks": ((2, 200, 7, 9), (40, 200, 3, 3), {"stride": 2, "padding": 1}),
+    "in parts": ((1, 32, 3, 3), (200, 32, 2, 2), {}),
+    "winograd": ((5, 32, 13, 10), (40, 32, 3, 3), {"padding": 1}),
+    "pixels": ((4, 24, 6, 7), (36, 24, 1, 1), {}),
+    "groups": ((3, 12, 9, 8), (30, 4, 3, 3), {"groups": 3}),
+    "depthwise": ((3, 40, 9, 8), (40, 1, 3, 3), {"groups": 40, "stride": 2}),
+    "few outputs": ((3, 5, 12, 33), (3, 5, 3, 3), {"padding": 2}),
+}
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("way", WAYS)
+def test_conv2d_norm_to_the_bit(way, dtype, order, threads):
+    """Also of what is not finite, which Winograd's way leaves to the direct sums: nothing is added twice."""
+    size, kernel, options = WAYS[way]
+    x, weight = in_order(normal(size, dtype), order), normal(kernel, dtype, 1)
+    columns, bias = vectors(kernel[0], dtype), normal(kernel[:1], dtype, 2)
+    for value in (0, math.inf, math.nan, -math.inf):
+        x[0, 0, 1, 1] += dtype(value)
+        with np.errstate(invalid="ignore"):
+            made = F.conv2d(x, weight, bias, **options)
+            residual = in_order(normal(made.shape, dtype, 3), order)
+            for given in ({"relu": True, "residual": residual}, {"residual": residual}, {"relu": True}, {}):
+                got = each_thread_count_agrees(
+                    threads, lambda given=given: F.conv2d_norm(x, weight, bias, *columns, **options, **given)
+                )
+                assert_array_equal(got, F.batch_norm_apply(made, *columns, **given))
+
+
 @given(x=arrays(scale=1e3), layout=st.sampled_from(LAYOUTS[:5]))
 def test_add(x, layout):
     other = laid_out(normal(x.shape, x.dtype, 9), layout)
@@ -197,6 +246,20 @@ BAD = [
      "input: expected 2 (of weight) * 1 (groups) channels, got shape (4, 3, 5, 5)"),
     (lambda: F.norm_conv2d(X, V, V, V, None), TypeError, f"weight: expected {F32}, got None"),
     (lambda: F.norm_conv2d(X, V, V, V, W, relu=0), TypeError, "relu: expected a bool, got 0"),
+    (lambda: F.conv2d_norm(X[0], W, None, V[:2], V[:2], V[:2]), ValueError,
+     "input: expected 4-D array, got shape (3, 5, 5)"),
+    (lambda: F.conv2d_norm(X, W[0], None, V[:2], V[:2], V[:2]), ValueError,
+     "weight: expected 4-D array, got shape (3, 2, 2)"),
+    (lambda: F.conv2d_norm(X, W, V, V[:2], V[:2], V[:2]), ValueError, "bias: expected shape (2,), got (3,)"),
+    (lambda: F.conv2d_norm(X, W, None, V, V[:2], V[:2]), ValueError, "mean: expected shape (2,), got (3,)"),
+    (lambda: F.conv2d_norm(X, W, None, V[:2], None, V[:2]), TypeError, f"scale: expected {F32}, got None"),
+    (lambda: F.conv2d_norm(X, W, None, V[:2], V[:2], V[:2].astype(float)), TypeError,
+     "shift: expected float32 as input, got float64"),
+    (lambda: F.conv2d_norm(X, W, None, V[:2], V[:2], V[:2], residual=DY[:1]), ValueError,
+     "residual: expected shape (4, 2, 4, 4), got (1, 2, 4, 4)"),
+    (lambda: F.conv2d_norm(X, W, None, V[:2], V[:2], V[:2], residual=DY.astype(float)), TypeError,
+     "residual: expected float32 as input, got float64"),
+    (lambda: F.conv2d_norm(X, W, None, V[:2], V[:2], V[:2], relu=0), TypeError, "relu: expected a bool, got 0"),
     (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, relu=0), TypeError, "relu: expected a bool, got 0"),
     (lambda: F.norm_conv2d_backward(DY[:3], X, V, V, V, W), ValueError,
      "grad_output: expected shape (4, 2, 4, 4), got (3, 2, 4, 4)"),

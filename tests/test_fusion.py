@@ -57,6 +57,9 @@ NETWORKS = {
         nn.Conv2d(4, 6, 3, padding="valid", bias=False, **o), nn.ReLU(), nn.MaxPool2d(2, 1)
     ),
     "norm, relu, pool": lambda **o: nn.Sequential(nn.BatchNorm2d(4, **o), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+    "depthwise conv, norm, conv, norm, relu": lambda **o: nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=4, **o), nn.BatchNorm2d(4, **o), conv(4, 6, **o), nn.BatchNorm2d(6, **o), nn.ReLU()
+    ),
     "residual": plain_block,
     "residual with a shortcut": shortcut_block,
     "block": lambda **o: models.BasicBlock(4, 4, **o),
@@ -123,9 +126,10 @@ def test_the_same_to_the_bit(name, train, order, dtype, threads):
 
 
 @every_order
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_same_without_gradients(name, order):
-    model = away_from_the_start(NETWORKS[name]()).eval()
+def test_the_same_without_gradients(name, train, order):
+    model = away_from_the_start(NETWORKS[name]()).train(train)
     x = in_order(normal((6, 4, 9, 8), np.float32), order)
     with one_by_one(model):
         expected = model(x)
@@ -218,8 +222,8 @@ class OwnSequential(nn.Sequential):
     pass
 
 
-def kinds(*layers):
-    return [type(run).__name__ for run in fusion.runs(layers)]
+def kinds(*layers, grads=True):
+    return [type(run).__name__ for run in fusion.runs(layers, grads)]
 
 
 def test_what_runs_as_one():
@@ -237,6 +241,18 @@ def test_what_runs_as_one():
     assert kinds(norm, OwnReLU(), pool) == ["BatchNorm2d", "OwnReLU", "MaxPool2d"]
     assert kinds(relu, nn.MaxPool1d(2)) == ["ReLU", "MaxPool1d"]
     assert kinds() == []
+
+
+def test_what_runs_as_one_without_gradients():
+    norm, relu, pool = nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)
+    body = nn.Sequential(conv(4, 4), norm)
+    assert kinds(conv(4, 4), norm, relu, pool, grads=False) == ["ConvNorm", "MaxPool2d"]
+    assert kinds(conv(4, 4), norm, conv(4, 4), nn.BatchNorm2d(4), grads=False) == ["ConvNorm", "ConvNorm"]
+    assert kinds(norm, relu, conv(4, 4), relu, grads=False) == ["NormConv", "ReLU"]
+    assert kinds(norm, relu, conv(4, 4), norm, relu, grads=False) == ["NormReLU", "ConvNorm"]
+    assert kinds(nn.Residual(body), relu, relu, grads=False) == ["ResidualReLU", "ReLU"]
+    assert kinds(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), relu, grads=False) == ["Conv1d", "NormReLU"]
+    assert kinds(conv(4, 4), norm, OwnReLU(), grads=False) == ["ConvNorm", "OwnReLU"]
 
 
 def test_a_layer_of_ones_own_runs():

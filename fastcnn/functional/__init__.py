@@ -36,7 +36,13 @@ from fastcnn.functional.conv import (
     im2col,
     im2col1d,
 )
-from fastcnn.functional.fused import conv2d_max_pool, conv2d_max_pool_backward, norm_conv2d, norm_conv2d_backward
+from fastcnn.functional.fused import (
+    conv2d_max_pool,
+    conv2d_max_pool_backward,
+    conv2d_norm,
+    norm_conv2d,
+    norm_conv2d_backward,
+)
 from fastcnn.functional.image import image_batch
 from fastcnn.functional.linear import flatten, flatten_backward, linear, linear_backward
 from fastcnn.functional.loss import (
@@ -94,6 +100,7 @@ __all__ = [
     "conv2d_backward",
     "conv2d_max_pool",
     "conv2d_max_pool_backward",
+    "conv2d_norm",
     "cross_entropy",
     "dropout",
     "dropout_backward",

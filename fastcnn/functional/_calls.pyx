@@ -32,7 +32,7 @@ from fastcnn.kernels.activation cimport (
 )
 from fastcnn.kernels.conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
-    conv_scratch,
+    conv_norm_ptr, conv_scratch,
 )
 from fastcnn.kernels.geometry cimport Window
 from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
@@ -217,6 +217,12 @@ cdef bint _activation_backward(const Facts* f, floating** a, double* number, voi
 
 cdef bint _conv(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     conv_forward_ptr(a[0], a[1], a[2], a[3], &f.window, f.integer[0], f.integer[1], scratch, threads)
+    return False
+
+
+cdef bint _conv_norm(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    conv_norm_ptr(a[0], a[1], a[2], a[3], a[4], a[5], a[6], f.integer[2], a[7], &f.window, f.integer[0], f.integer[1],
+                  scratch, threads)
     return False
 
 
@@ -520,6 +526,7 @@ _register("norm_factors", <Run>_norm_factors[float], <Run>_norm_factors[double],
 _register("norm_apply", <Run>_norm_apply[float], <Run>_norm_apply[double], NULL)
 _register("norm_backward", <Run>_norm_backward[float], <Run>_norm_backward[double], _norm_backward_scratch)
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
+_register("conv_norm", <Run>_conv_norm[float], <Run>_conv_norm[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
 _register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)
 _register("col2im", <Run>_col2im[float], <Run>_col2im[double], NULL)

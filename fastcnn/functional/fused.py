@@ -9,10 +9,12 @@ from functools import lru_cache
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import gradients, new, new_images, required
+from fastcnn.functional._arrays import gradients, new, new_images, required, zeros
+from fastcnn.functional._calls import Call, remembered
+from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
 from fastcnn.functional.conv import _checked_geometry, _conv_window, conv2d, conv2d_backward
-from fastcnn.functional.norm import batch_norm_apply
+from fastcnn.functional.norm import _vectors, batch_norm_apply
 from fastcnn.functional.pooling import _geometry as _pool_geometry
 from fastcnn.functional.pooling import _taps_dtype, max_pool2d_taps, max_pool2d_taps_backward
 
@@ -339,3 +341,78 @@ def conv2d_max_pool_backward(
         del grad
         _add_to(sums, grads)
     return grad_input, sums[0], sums[1]
+
+
+# --- convolution and batch norm of known factors ----------------------------------------------------------------------
+
+
+def conv2d_norm(
+    input: Array,
+    weight: Array,
+    bias: Array | None,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    residual: Array | None = None,
+    relu: bool = False,
+) -> np.ndarray:
+    """Return what `batch_norm_apply` makes of a convolution, row by row while that is in the cache.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, H, W)
+        float32 or float64, in either memory order.
+    weight, bias, stride, padding, dilation, groups
+        What `conv2d` is given.
+    mean, scale, shift : ndarray of shape (O,)
+    residual : ndarray of shape (N, O, oh, ow), optional
+    relu : bool, default False
+        What `batch_norm_apply` is given.
+
+    Returns
+    -------
+    ndarray of shape (N, O, oh, ow)
+        To the bit batch_norm_apply(conv2d(input, weight, bias, ...), mean, scale, shift, residual=residual, relu=relu).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn import functional as F
+    >>> zero, one = np.zeros(1), np.ones(1)
+    >>> F.conv2d_norm(np.array([[[[-5.0, 2.0]]]]), 3 * np.ones((1, 1, 1, 1)), None, zero, one, one, relu=True)
+    array([[[[0., 7.]]]])
+    """
+    return _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu)
+
+
+@remembered
+def _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu):
+    input, weight, *factors = required(input=input, weight=weight, mean=mean, scale=scale, shift=shift)
+    _, bias, residual = check.floats(input=input, bias=bias, residual=residual)
+    check.ndim("input", input, 4)
+    check.ndim("weight", weight, 4)
+    if bias is not None:
+        check.shape("bias", bias, weight.shape[:1])
+        bias = np.ascontiguousarray(bias)
+    _vectors(weight.shape[0], **dict(zip(("mean", "scale", "shift"), factors, strict=True)))
+    relu = flag("relu", relu)
+    x, window, size = _conv_window(input, weight, stride, padding, dilation, groups, 2)
+    channels_last = window["channels_last"]
+    if residual is not None:
+        check.shape("residual", residual, size)
+        residual = check.ordered(residual, channels_last)[0]
+    result = new_images(size, 2, True, channels_last, x.dtype)
+    if not x.size:
+        return zeros((result,))
+    arrays = x, np.ascontiguousarray(weight), bias, *map(np.ascontiguousarray, factors), residual
+    return Call("conv_norm", arrays, (result,), window=window, integers=(size[1], int(groups), relu))

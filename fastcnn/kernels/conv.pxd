@@ -15,6 +15,10 @@ cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
 cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
                            const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
                            int threads) noexcept nogil
+cdef void conv_norm_ptr(const floating* input, const floating* weight, const floating* bias, const floating* mean,
+                        const floating* scale, const floating* shift, const floating* residual, bint relu,
+                        floating* output, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                        int threads) noexcept nogil
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
                                  const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
                                  int threads) noexcept nogil

@@ -24,6 +24,9 @@ Two more ways to do a job have files of their own, and are asked first whether i
 (matrix.pyx), and Winograd's algorithm for 3x3 windows (winograd.pyx). A job that they give up, because a result is not
 finite, is done by the sums here.
 
+as soon as their sums are complete, in the L1 cache. After the matrix unit and planar tiles it is a pass of its own.
+as soon as their sums are complete, in the L1 cache. The matrix unit's and planar tiles leave that to a pass of its own.
+
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
 and the parts are added in order. Blocks and parts follow from the shape alone: no bit depends on the thread count.
@@ -37,9 +40,10 @@ from .geometry cimport Window
 from .isa cimport WINDOW_RUN, Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
-    ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, forward_job, lanes_of, pieces, put_tile, round_up,
-    run_depthwise, run_tile,
+    ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, fetch_places, forward_job, lanes_of, pieces,
+    put_tile, round_up, run_depthwise, run_tile,
 )
+from .norm cimport After, after_places, batch_norm_apply_ptr
 from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
@@ -54,6 +58,8 @@ cdef Py_ssize_t SUM_STEPS = 512
 cdef Py_ssize_t PITCH = 2048
 # Bytes of a task's partial sum in backward-weight, which is walked once for each block.
 cdef Py_ssize_t PARTIAL_BYTES = 1 << 19
+# Places that are gone over at once by what comes after the sums.
+cdef Py_ssize_t AFTER_PLACES = 64
 # Tasks that a call is cut into where its shape allows, so that any usual number of threads shares them evenly.
 cdef Py_ssize_t TASKS = 16
 cdef enum:
@@ -292,7 +298,8 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
     cdef Py_ssize_t q, p, y, x, t, m, n, channels, c0, tiles = pieces(columns, micro().rows)
     cdef Py_ssize_t taps = job.taps_y * job.taps_x, out_pixel = job.dest_sx * job.dest.pixel
-    cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0
+    cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0, done
+    cdef bint after
     cdef const floating* a
     cdef const floating* b
     cdef const floating* init
@@ -316,6 +323,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                         (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, column0, job.span_x, channels, copy,
                         job.pitch)
             a = copy
+        after = job.after.mean != NULL and q == job.chunks - 1
         for p in range(part * job.panels // job.parts, (part + 1) * job.panels // job.parts):
             b = packed + (c0 * job.panels + p * channels) * taps * job.panel
             n = min(job.panel, job.outputs - p * job.panel)
@@ -323,13 +331,20 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
             if q:
                 init = <const floating*>NULL
             for y in range(rows):
+                done = 0
                 for t in range(tiles):
                     x = t * columns // tiles
                     m = (t + 1) * columns // tiles - x
                     c = (dest + y * job.dest_sy * job.dest.row + x * out_pixel
                          + p * job.panel * job.dest.channel)
+                    if after:  # on its way while the sums are made
+                        fetch_places(job, c, m)
                     if job.dest.channel == 1:
                         run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
+                        if after and (x + m - done >= AFTER_PLACES or t == tiles - 1):
+                            after_places(&job.after, c + (done - x) * out_pixel, group * job.outputs + p * job.panel,
+                                         x + m - done, out_pixel, n)
+                            done = x + m
                     else:
                         run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, zeros if q else init, tile,
                                  job.panel)
@@ -415,6 +430,8 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
                 run_depthwise(columns, n, &s, a + y * job.sy * job.row + c, packed + c0 + c, bias + c0 + c, tile,
                               job.panel)
                 put_tile(tile, job.panel, out, out_pixel, job.dest.channel, columns, n, False)
+        if job.after.mean != NULL:
+            after_places(&job.after, dest + y * job.dest.row, c0, columns, out_pixel, channels)
 
 
 cdef Scratch _job_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
@@ -456,16 +473,17 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
                    <floating*>(slice + s.copy))
 
 
-cdef void _do(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
+cdef bint _do(Job* job, const floating* source, const floating* weight, const floating* bias, floating* dest,
               char* scratch, int threads) noexcept nogil:
-    """Do a job the fastest way; by direct sums of fp32 where that one gives it up."""
+    """Do a job the fastest way; by direct sums of fp32 where that one gives it up. Whether job.after is done, too."""
     if floating is float:
         if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
-            return
+            return False
     if winograd_fits(job, False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
-        return
+        return True
     _tile(job, sizeof(floating), False)
     _run(job, source, weight, bias, dest, scratch, threads)
+    return not job.planar
 
 
 cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
@@ -477,6 +495,25 @@ cdef void conv_forward_ptr(const floating* input, const floating* weight, const 
     """
     cdef Job job = forward_job(g, outputs, groups)
     _do(&job, input, weight, bias, output, aligned_start(scratch), threads)
+
+
+cdef void conv_norm_ptr(const floating* input, const floating* weight, const floating* bias, const floating* mean,
+                        const floating* scale, const floating* shift, const floating* residual, bint relu,
+                        floating* output, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
+                        int threads) noexcept nogil:
+    """What batch_norm_apply_ptr makes of conv_forward_ptr's output; the residual is NULL or apart from `output`.
+
+    Each part of the output is gone over where it was written last: what is not finite has been looked for by then, and
+    where the sums are made again, so is this.
+    """
+    cdef Job job = forward_job(g, outputs, groups)
+    cdef bint done
+    if job.dest.channel == 1:
+        job.after = After(mean, scale, shift, residual, output, relu)
+    done = _do(&job, input, weight, bias, output, aligned_start(scratch), threads)
+    if job.dest.channel != 1 or not done:
+        batch_norm_apply_ptr(output, residual, mean, scale, shift, relu, output, g.n, outputs, g.oh * g.ow,
+                             g.channels_last)
 
 
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,

@@ -8,6 +8,16 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Sum, micro
+from .norm cimport After
+
+
+cdef extern from *:
+    """
+    static inline void fastcnn_fetch(const void *p, ptrdiff_t bytes) {
+        for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 1, 2);
+    }
+    """
+    void fetch "fastcnn_fetch"(const void* p, Py_ssize_t bytes) noexcept nogil
 
 
 cdef enum:
@@ -30,6 +40,7 @@ cdef struct Job:
     Py_ssize_t taps_y, taps_x, sy, sx, y0, x0, ty, tx
     # weight[w_start + group*w_group + output*w_output + input*w_input + i*w_ty + j*w_tx]
     Py_ssize_t w_start, w_group, w_output, w_input, w_ty, w_tx
+    After after                                 # of dest, whose channels are neighbours; conv.pyx and winograd.pyx
     # Tiling of conv.pyx, whose _tile chooses all that follows from what stands above and the vector length.
     Py_ssize_t panel, panels, parts             # outputs of a panel; panels of a group; parts the panels are cut into
     Py_ssize_t chunk, chunks                    # channels summed at a time
@@ -211,3 +222,11 @@ cdef inline void put_tile(const floating* tile, Py_ssize_t pitch, floating* dest
                 dest[o * channel + r * pixel] += tile[r * pitch + o]
             else:
                 dest[o * channel + r * pixel] = tile[r * pitch + o]
+
+
+cdef inline void fetch_places(const Job* job, const floating* dest, Py_ssize_t count) noexcept nogil:
+    """Have `count` places brought to the cache, with the residual that is added to them. Few: others wait meanwhile."""
+    fetch(dest, count * job.dest.pixel * sizeof(floating))
+    if job.after.residual != NULL:
+        fetch(<const floating*>job.after.residual + (dest - <const floating*>job.after.output),
+              count * job.dest.pixel * sizeof(floating))

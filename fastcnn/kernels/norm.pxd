@@ -1,6 +1,18 @@
 from cython cimport floating
 
 
+cdef struct After:
+    # What batch_norm_apply_ptr makes of a convolution's output, made in place of each part while that is in the cache.
+    const void* mean            # NULL: nothing is
+    const void* scale
+    const void* shift
+    const void* residual        # lies as the output does; NULL for none
+    const void* output          # its start
+    bint relu
+
+
+cdef void after_places(const After* after, floating* places, Py_ssize_t channel, Py_ssize_t count, Py_ssize_t pixel,
+                       Py_ssize_t channels) noexcept nogil
 cdef Py_ssize_t batch_norm_blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil
 cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
                                floating* centre, double* partials, double* mean, double* var) noexcept nogil

@@ -357,6 +357,21 @@ cdef void batch_norm_apply_ptr(const floating* input, const floating* residual, 
         _normalize_tile(input, residual, mean, scale, shift, relu, output, _tile(i, n, c, plane, channels_last), lanes)
 
 
+cdef void after_places(const After* after, floating* places, Py_ssize_t channel, Py_ssize_t count, Py_ssize_t pixel,
+                       Py_ssize_t channels) noexcept nogil:
+    """Do to `channels` channels, from `channel` on, of `count` places, `pixel` apart, what comes after the sums."""
+    cdef Rows rows = Rows(count, pixel, channels)
+    cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
+    cdef const floating* mean = <const floating*>after.mean + channel
+    cdef const floating* scale = <const floating*>after.scale + channel
+    cdef const floating* shift = <const floating*>after.shift + channel
+    cdef const floating* residual = _at(<const floating*>after.residual, places - <const floating*>after.output)
+    if floating is float:
+        lanes.normalize_f32(&rows, places, residual, mean, scale, shift, after.relu, places)
+    else:
+        lanes.normalize_f64(&rows, places, residual, mean, scale, shift, after.relu, places)
+
+
 cdef inline void _grad_tile(const floating* dy, const floating* x, int mask, const floating* y, const floating* mean,
                             const floating* scale, const floating* shift, const floating* grad_mean,
                             const floating* slope, const floating* grad_scale, floating* dx, Tile t,

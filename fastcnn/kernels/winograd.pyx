@@ -26,8 +26,9 @@ from libc.string cimport memset
 
 from .isa cimport Sum, micro
 from .jobs cimport (
-    ALIGN, Job, aligned, copy_pixels, lanes_of, pieces, put_tile, round_up, run_tile,
+    ALIGN, Job, aligned, copy_pixels, fetch_places, lanes_of, pieces, put_tile, round_up, run_tile,
 )
+from .norm cimport after_places
 from .threads cimport thread_index, threads_for
 
 
@@ -51,15 +52,6 @@ cdef double HUGE = 1e30
 cdef Py_ssize_t FEWEST_CHANNELS = 16
 cdef Py_ssize_t FEWEST_PRODUCTS = 512  # channels times outputs, in forward and data
 cdef Py_ssize_t FEWEST_TILES = 16
-
-
-cdef extern from *:
-    """
-    static inline void fastcnn_fetch(const void *p, ptrdiff_t bytes) {
-        for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 1, 2);
-    }
-    """
-    void fetch "fastcnn_fetch"(const void* p, Py_ssize_t bytes) noexcept nogil
 
 
 cdef struct Plan:
@@ -258,7 +250,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t images = min(p.images, job.n - image)
     cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
     cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
-    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, r
+    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, lines, r
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* m = <floating*>(slice + p.m)
     cdef floating* tile = <floating*>(slice + p.tile)
@@ -274,16 +266,16 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, job.inputs, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
     places = min(2 * columns, job.nx - 2 * left)
-    if job.dest.channel == 1:  # on their way while the products are made
-        for i in range(images):
-            for y in range(min(2 * rows, job.ny - 2 * top)):
-                fetch(dest + (image + i) * job.dest.image + (2 * top + y) * job.dest.row + 2 * left * job.dest.pixel,
-                      places * job.dest.pixel * sizeof(floating))
+    lines = min(2 * rows, job.ny - 2 * top)
     for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
         first_panel = each * p.width
         width = min(p.width, p.panels - first_panel)
         u = packed + (group * p.panels + first_panel) * 16 * job.inputs * p.panel
         for position in range(16):
+            if job.dest.channel == 1 and each == part * p.sets // p.parts:  # places on their way in the meantime
+                for i in range(position * images * lines // 16, (position + 1) * images * lines // 16):
+                    fetch_places(job, dest + (image + i // lines) * job.dest.image + 2 * left * job.dest.pixel
+                                 + (2 * top + i % lines) * job.dest.row, places)
             for panel in range(width):
                 for t in range(heights):
                     first = t * tiles // heights
@@ -304,6 +296,10 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                     if job.dest.channel == 1:
                         bad |= _transform_dest(columns, n, sums, p, init, out, job.dest.row, job.dest.pixel,
                                                place_rows, places)
+                        if job.after.mean != NULL:
+                            for r in range(place_rows):
+                                after_places(&job.after, out + r * job.dest.row, group * job.outputs + o, places,
+                                             job.dest.pixel, n)
                         continue
                     bad |= _transform_dest(columns, p.panel, sums, p, init, tile, 2 * columns * p.panel, p.panel,
                                            place_rows, places)

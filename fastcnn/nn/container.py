@@ -11,7 +11,7 @@ import numpy as np
 
 from fastcnn import functional as F
 from fastcnn.nn import fusion
-from fastcnn.nn.module import Module
+from fastcnn.nn.module import Module, is_grad_enabled
 
 __all__ = ["Residual", "Sequential"]
 
@@ -57,7 +57,7 @@ class Sequential(Module):
                 raise ValueError(f"layers: expected names that are not empty and have no dot, got {name!r}")
             if not isinstance(layer, Module):
                 raise TypeError(f"layers: expected modules, got {layer!r} as {name!r}")
-        self._together: Sequence[Module | fusion.Run] | None = None
+        self._together: dict[bool, Sequence[Module | fusion.Run]] = {}
         _check_distinct(self)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -65,7 +65,7 @@ class Sequential(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return what the last layer makes of `input`."""
-        for run in self._runs():
+        for run in self._runs(is_grad_enabled()):
             input = run(input)
         return input
 
@@ -77,11 +77,11 @@ class Sequential(Module):
             grad = run.backward(grad)
         return grad
 
-    def _runs(self) -> Sequence[Module | fusion.Run]:
-        """The layers, neighbours together that run as one."""
-        if self._together is None:
-            self._together = fusion.runs(list(self._layers.values()))
-        return self._together
+    def _runs(self, grads: bool = True) -> Sequence[Module | fusion.Run]:
+        """The layers, neighbours together that run as one where `grads` may be asked for, or not."""
+        if grads not in self._together:
+            self._together[grads] = fusion.runs(list(self._layers.values()), grads)
+        return self._together[grads]
 
     def requires_input_grad(self, flag: bool = True) -> Module:
         """Say whether the gradient of the first layer's input is needed; see `Module.requires_input_grad`."""

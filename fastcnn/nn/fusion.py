@@ -9,6 +9,9 @@ A pass over an activation costs as much as its convolution, and an array that on
 - a convolution, ReLU and max-pool: what is pooled, and its gradient, are made a few images at a time,
 - ReLU and max-pool, in this order.
 
+Where no gradient is asked for, the layers are cut in another way: batch norm, a residual and ReLU go with the
+convolution before them, which does them, by running statistics, to each row of places as it makes it.
+
 Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
 in an instance's place, as `watch` does. What is computed is the same, to the bit except for a convolution's weight,
 whose gradient is summed in parts.
@@ -37,13 +40,15 @@ __all__ = ["Run", "runs"]
 NORMS = (BatchNorm1d, BatchNorm2d)
 
 
-def runs(layers: Sequence[Module]) -> list[Module | Run]:
+def runs(layers: Sequence[Module], grads: bool = True) -> list[Module | Run]:
     """Cut the layers of a container into what runs as one: layers that run alone, and groups.
 
     Parameters
     ----------
     layers : sequence of Module
         In the order in which they run.
+    grads : bool, default True
+        Whether `backward` may follow.
 
     Returns
     -------
@@ -55,10 +60,12 @@ def runs(layers: Sequence[Module]) -> list[Module | Run]:
     found: list[Module | Run] = []
     rest = list(layers)
     while rest:
-        kinds = [type(layer) for layer in rest[:3]] + [None] * 2
+        kinds = [type(layer) for layer in rest[:4]] + [None] * 3
         maker = found[-1] if found and type(found[-1]) in (Conv2d, NormConv) else None
-        if kinds[:3] == [BatchNorm2d, ReLU, Conv2d]:
-            run: Module | Run = NormConv(rest[:3])
+        if not grads and kinds[:2] == [Conv2d, BatchNorm2d]:
+            run: Module | Run = ConvNorm(rest[: 3 if kinds[2] is ReLU else 2])
+        elif kinds[:3] == [BatchNorm2d, ReLU, Conv2d] and (grads or kinds[3] is not BatchNorm2d):
+            run = NormConv(rest[:3])
         elif kinds[0] in NORMS and kinds[1] is ReLU and kinds[2] is not MaxPool2d:
             run = NormReLU(rest[:2], maker)
         elif kinds[:2] == [Residual, ReLU] and type(rest[0].body) is Sequential and _ends_with_norm(rest[0].body):
@@ -200,6 +207,30 @@ class NormConv(Run):
         return self.norm.gradients(grad, *saved, relu=mask, out=grad)[0]
 
 
+class ConvNorm(Run):
+    """A convolution, batch norm and perhaps ReLU, where no gradient is asked for."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        super().__init__(layers)
+        self.conv, self.norm, self.relu = layers[0], layers[1], len(layers) > 2
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        return (self.output(input, None, self.relu),)
+
+    def output(self, input: np.ndarray, residual: np.ndarray | None, relu: bool) -> np.ndarray:
+        """Return the sum of what the norm makes and the residual, behind ReLU where that is wanted."""
+        conv, norm = self.conv, self.norm
+        weight, bias = conv.weight.data, None if conv.bias is None else conv.bias.data
+        geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+        if norm.training or not norm.track_running_stats:  # the factors are those of what the convolution makes
+            made = F.conv2d(input, weight, bias, *geometry)
+            (mean, _, scale, shift), _ = norm.factors(made)
+            return F.batch_norm_apply(made, mean, scale, shift, residual=residual, relu=relu, out=made)
+        like = np.empty((1, conv.out_channels, 1, 1), weight.dtype)  # of the output, all that the norm looks at
+        (mean, _, scale, shift), _ = norm.factors(like)
+        return F.conv2d_norm(input, weight, bias, mean, scale, shift, *geometry, residual=residual, relu=relu)
+
+
 class ResidualReLU(Run):
     """A residual sum whose body ends with batch norm, and ReLU. Where its output is 0, no gradient goes through."""
 
@@ -210,6 +241,11 @@ class ResidualReLU(Run):
         self.owned = type(self.first[-1]) in (Conv2d, NormConv)
         # The first layer's gradient is a new array, to which the other branch's may be added.
         self.adds = type(self.first[0]) in (Conv2d, NormConv)
+        # Without gradients: what comes before the convolution that does the rest, and that one.
+        self.before = runs(first[:-1], grads=False)
+        self.last = None
+        if (type(first[-1]), type(self.norm)) == (Conv2d, BatchNorm2d):
+            self.last = ConvNorm((first[-1], self.norm))
         super().__init__((residual, relu), self.body, first[-1], self.norm)
 
     def _overridden(self) -> bool:
@@ -217,6 +253,11 @@ class ResidualReLU(Run):
 
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
         made = input
+        if self.last is not None and not is_grad_enabled():
+            for run in self.before:
+                made = run(made)
+            other = input if self.residual.shortcut is None else self.residual.shortcut(input)
+            return (self.last.output(made, other, True),)
         for run in self.first:
             made = run(made)
         (mean, invstd, scale, shift), from_batch = self.norm.factors(made)

@@ -2,6 +2,7 @@
 #include "micro.h"
 #include "norm.h"
 
+#include <stdint.h>
 #include <string.h>
 
 #define GLUE_(a, b) a##b
@@ -27,9 +28,13 @@
 /* --- any CPU ------------------------------------------------------------------------------------------------------ */
 
 #define T float
+#define BITS int32_t
+#define LANES 16
 #define SUFFIX generic_f32
 #include "norm_lanes.h"
 #define T double
+#define BITS int64_t
+#define LANES 8
 #define SUFFIX generic_f64
 #include "norm_lanes.h"
 
@@ -47,9 +52,13 @@ static const fastcnn_norm norm_generic = TABLE(generic);
 #endif
 
 #define T float
+#define BITS int32_t
+#define LANES 16
 #define SUFFIX avx2_f32
 #include "norm_lanes.h"
 #define T double
+#define BITS int64_t
+#define LANES 8
 #define SUFFIX avx2_f64
 #include "norm_lanes.h"
 
@@ -71,9 +80,13 @@ static const fastcnn_norm norm_avx2 = TABLE(avx2);
 #endif
 
 #define T float
+#define BITS int32_t
+#define LANES 16
 #define SUFFIX avx512_f32
 #include "norm_lanes.h"
 #define T double
+#define BITS int64_t
+#define LANES 8
 #define SUFFIX avx512_f64
 #include "norm_lanes.h"
 

@@ -2,6 +2,7 @@
    norm.c, which defines
 
      T, SUFFIX    element type, and the end of the functions' names
+     BITS, LANES  integer type of its size, and how many are one to four registers
      EACH         before a loop whose elements do not depend on each other, though arrays may be the same one
 
    The loops are plain: columns are independent, so the compiler makes vectors of them. No multiplication is contracted
@@ -94,8 +95,28 @@ static void NAME(grad_sums)(const fastcnn_rows *r, const T *dy, const T *x, int 
 
 /* --- what is written ---------------------------------------------------------------------------------------------- */
 
+/* LANES columns of all rows; their mean, scale and shift stay in registers. */
+INLINE void NAME(normalize_lanes)(const fastcnn_rows *r, const T *x, const T *residual, const int add, const T *mean,
+                                  const T *scale, const T *shift, const int relu, T *y) {
+    typedef T vec __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
+    typedef BITS bits __attribute__((vector_size(LANES * sizeof(T))));
+    const vec m = *(const vec *)mean, s = *(const vec *)scale, b = *(const vec *)shift;
+    for (ptrdiff_t i = 0; i < r->rows; i++) {
+        vec value = (*(const vec *)(x + i * r->stride) - m) * s + b;
+        if (add) value = value + *(const vec *)(residual + i * r->stride);
+        if (relu) value = (vec)((bits)value & ~(bits)(value <= 0));
+        *(vec *)(y + i * r->stride) = value;
+    }
+}
+
 INLINE void NAME(normalize_of)(const fastcnn_rows *r, const T *x, const T *residual, const int add, const T *mean,
                                const T *scale, const T *shift, const int relu, T *y) {
+    if (r->width <= 4 * LANES && r->width % LANES == 0) { /* rows so short that each is mostly the set-up of its loop */
+        for (ptrdiff_t j = 0; j < r->width; j += LANES)
+            NAME(normalize_lanes)(r, x + j, add ? residual + j : residual, add, mean + j, scale + j, shift + j, relu,
+                                  y + j);
+        return;
+    }
     for (ptrdiff_t i = 0; i < r->rows; i++, x += r->stride, y += r->stride) {
         EACH for (ptrdiff_t j = 0; j < r->width; j++) {
             T value = (x[j] - mean[j]) * scale[j] + shift[j];
@@ -146,4 +167,6 @@ static void NAME(grad)(const fastcnn_rows *r, const T *dy, const T *x, int mask,
 }
 
 #undef T
+#undef BITS
+#undef LANES
 #undef SUFFIX
