@@ -407,7 +407,7 @@ CALLS = {
     "cross_entropy each": lambda g: F.cross_entropy(g.standard_normal((5, 7)), g.integers(0, 7, 5), reduction="none"),
     "mse_loss": lambda g: F.mse_loss(images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6)),
     "conv2d_norm": lambda g: F.conv2d_norm(
-        images(g, 2, 4, 6, 6), images(g, 4, 4, 3, 3), *vectors(g, 4), 1, 1,
+        images(g, 2, 4, 6, 6), normal(4, 4, 3, 3), *vectors(g, 4), 1, 1,
         residual=images(g, 2, 4, 6, 6), relu=True),
     "batch_norm_factors": lambda g: trained(g, vectors(g, 4)),
     "batch_norm_factors of running": lambda g: F.batch_norm_factors(images(g, 2, 4, 6, 6), *vectors(g, 2)),
