@@ -44,6 +44,7 @@ from .jobs cimport (
     put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
+from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
@@ -516,12 +517,22 @@ cdef void conv_norm_ptr(const floating* input, const floating* weight, const flo
                              g.channels_last)
 
 
+cdef bint _spreads(const Job* job, const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
+                   Py_ssize_t itemsize) noexcept nogil:
+    """Whether backward-data is not done by jobs of its own."""
+    cdef Job data = data_job(g, outputs, groups, 0, 0)
+    return spread_fits(job, itemsize) and not matrix_fits(&data, itemsize)
+
+
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
                                  const Window* g, Py_ssize_t outputs, Py_ssize_t groups, void* scratch,
                                  int threads) noexcept nogil:
     """grad_input (n, c, h, w), all of it overwritten, of grad_output (n, outputs, oh, ow)."""
-    cdef Job job
+    cdef Job job = forward_job(g, outputs, groups)
     cdef Py_ssize_t ry, rx
+    if _spreads(&job, g, outputs, groups, sizeof(floating)):
+        spread_data(&job, grad_output, weight, grad_input, aligned_start(scratch), threads)
+        return
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)
@@ -878,9 +889,11 @@ cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
     """Bytes of scratch that a pass needs for `threads` threads (at least one), from the shape alone."""
     cdef Job job
     cdef Py_ssize_t ry, rx, most = 0
+    job = forward_job(g, outputs, groups)
     if which != BACKWARD_DATA:
-        job = forward_job(g, outputs, groups)
         return _job_scratch(&job, threads, itemsize, which == BACKWARD_WEIGHT)
+    if _spreads(&job, g, outputs, groups, itemsize):
+        return spread_scratch(&job, threads, itemsize)
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)

@@ -46,6 +46,8 @@ cdef extern from "micro/micro.h" nogil:
         void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
                                       Py_ssize_t) noexcept nogil
         void (*copy_runs_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        void (*gather_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*,
+                           Py_ssize_t, float*) noexcept nogil
         void (*winograd_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
@@ -56,6 +58,8 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
                                          Py_ssize_t) noexcept nogil
         void (*copy_runs_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
+        void (*gather_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*,
+                           Py_ssize_t, double*) noexcept nogil
         void (*winograd_source_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,

@@ -32,6 +32,10 @@ typedef struct {
 
    copy_runs: out[x*out_step + j] = a[x*a_step + j] for x < count and j < FASTCNN_WINDOW_RUN.
 
+   gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r are
+   quotient and remainder of x + start by stride, 0 <= q - t < windows and r + t*stride < taps: window q - t was made for
+   the pixels from (q - t)*stride - start. a must be readable one vector past the last window.
+
    winograd_*: the transforms of winograd.h, which tells them. */
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
     ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
@@ -42,6 +46,8 @@ typedef struct {
     void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
                                        ptrdiff_t c_row);                                                              \
     void (*copy_runs_##suffix)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step);            \
+    void (*gather_##suffix)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,        \
+                            ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out);                                  \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
                                      ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
     void (*winograd_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                  \
