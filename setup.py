@@ -26,6 +26,7 @@ EXTENSIONS = {
     "im2col": [],
     "pooling": ["micro/pool.c"],
     "winograd": [],
+    "planar": [],
     "spread": [],
     "conv": [],
     "matrix": [],

@@ -13,19 +13,18 @@ Every pass is one or more jobs (struct Job): sums over the taps of a window, fro
 
 Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
-of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). Two shapes are tiled apart:
+of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). One shape is tiled apart:
 
-  planar            too few outputs to fill a vector (LeNet's layers, the gradient of an RGB image): the block is copied
-                    plane by plane, and a tile is all the outputs by a row of places
   windowed          short windows in backward-weight (LeNet's first layer): windows are copied out one after the other,
                     and a tile is up to 14 outputs by all taps
 
-Two more ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit
-(matrix.pyx), and Winograd's algorithm for 3x3 windows (winograd.pyx). A job that they give up, because a result is not
-finite, is done by the sums here.
+More ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit (matrix.pyx),
+Winograd's algorithm for 3x3 windows (winograd.pyx), and two ways for few channels (planar.pyx; spread.pyx, which is
+given a whole gradient of an input, not jobs). A job that the first two give up, because a result is not finite, is done
+by the sums here.
 
-as soon as their sums are complete, in the L1 cache. After the matrix unit and planar tiles it is a pass of its own.
-as soon as their sums are complete, in the L1 cache. The matrix unit's and planar tiles leave that to a pass of its own.
+What comes after the sums (job.after: batch norm, residual, ReLU) is done to places here and by Winograd's algorithm as
+soon as their sums are complete, in the L1 cache. The matrix unit and planar tiles leave it to a pass of its own.
 
 Ownership: a task is (image, group, block of places, part of the panels) in the first two passes, and it alone writes
 those outputs. In backward-weight a task is (group, chunk, part of the images); each part has a partial sum of its own,
@@ -44,6 +43,7 @@ from .jobs cimport (
     put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
+from .planar cimport planar_fits, planar_scratch, planar_sums
 from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
@@ -81,9 +81,6 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
     cdef bint outside
     job.depthwise = job.inputs == 1 and job.outputs == 1 and job.groups > 1
-    job.planar = (not job.depthwise and not weights and job.sx == 1 and taps >= 4
-                  and job.outputs <= min(max(lanes // 2, 6), micro().rows)
-                  and job.nx * lanes > job.outputs * round_up(job.nx, lanes))
     if job.depthwise:
         job.panel, job.panels = lanes, 1
         channels = job.groups
@@ -106,11 +103,11 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
     job.in_place = job.taps_y == 0 or (
-        job.source.channel == 1 and not (outside or job.planar or job.windowed)
+        job.source.channel == 1 and not (outside or job.windowed)
         and (job.depthwise or job.source.pixel * itemsize % PITCH != 0))
     # A window's row stays one run where that matters, which is where there are few channels.
     job.pitch = job.chunk
-    if not job.planar and not job.depthwise and (job.chunks > 1 or taps == 1) and job.chunk * itemsize % PITCH == 0:
+    if not job.depthwise and (job.chunks > 1 or taps == 1) and job.chunk * itemsize % PITCH == 0:
         job.pitch += lanes
     # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
     # a place's outputs, or its window, beside.
@@ -156,9 +153,9 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     if job.in_place:
         job.row, job.pixel = job.source.row, job.source.pixel
     else:
-        job.row, job.pixel = job.span_x * job.pitch, 1 if job.planar else job.pitch
+        job.row, job.pixel = job.span_x * job.pitch, job.pitch
     # A row of a window is one contiguous run where its pixels hold nothing but the chunk.
-    if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise and not job.planar:
+    if job.tx == 1 and job.chunks == 1 and job.pixel == job.chunk and not job.depthwise:
         job.segments, job.depth = job.taps_y, job.taps_x * job.chunk
     else:
         job.segments, job.depth = job.taps_y * job.taps_x, job.chunk
@@ -169,8 +166,6 @@ cdef void _segment_offsets(const Job* job, Py_ssize_t* offset) noexcept nogil:
     for i in range(job.taps_y):
         for j in range(across):
             offset[i * across + j] = i * job.ty * job.row + j * job.tx * job.pixel
-            if job.planar:
-                offset[job.segments + i * across + j] = i * job.w_ty + j * job.w_tx
 
 
 # --- scratch: [ segment offsets | packed weights | packed bias | partial sums ] [ one slice for each thread ] ---------
@@ -186,7 +181,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
                      bint weights) noexcept nogil:
     cdef Scratch s
     cdef Py_ssize_t lanes = lanes_of(itemsize), slack
-    s.weights = aligned(sizeof(Py_ssize_t) * (2 * job.taps_y * job.taps_x + job.images * job.rows))
+    s.weights = aligned(sizeof(Py_ssize_t) * (job.taps_y * job.taps_x + job.images * job.rows))
     s.bias = s.weights
     if not weights:
         if job.depthwise:
@@ -209,27 +204,6 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------
-
-
-cdef void _copy_planes(const floating* source, const Image* im, Py_ssize_t top, Py_ssize_t rows, Py_ssize_t left,
-                       Py_ssize_t columns, Py_ssize_t channels, floating* target, Py_ssize_t pitch) noexcept nogil:
-    """target[row][pitch][column] from rows top.. and columns left.. of an image, zero outside it."""
-    cdef Py_ssize_t y, x, c, first = min(columns, max(0, -left)), end = max(first, min(columns, im.w - left))
-    cdef const floating* line
-    cdef floating* out
-    for y in range(rows):
-        out = target + y * pitch * columns
-        if top + y < 0 or top + y >= im.h:
-            memset(out, 0, channels * columns * sizeof(floating))
-            continue
-        line = source + (top + y) * im.row + left * im.pixel
-        for c in range(channels):
-            for x in range(first):
-                out[c * columns + x] = 0
-            for x in range(first, end):
-                out[c * columns + x] = line[c * im.channel + x * im.pixel]
-            for x in range(end, columns):
-                out[c * columns + x] = 0
 
 
 cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
@@ -275,7 +249,7 @@ cdef void _pack(const Job* job, const floating* weight, const floating* bias, fl
         for o in range(pitch):
             packed_bias[o] = bias[o] if bias != NULL and o < job.groups else 0
         return
-    tasks = 0 if job.planar else job.groups * job.panels  # planar tiles read the weights where they lie
+    tasks = job.groups * job.panels
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
         _pack_panel(job, weight, task // job.panels, task % job.panels, packed)
     pitch = job.panels * job.panel
@@ -352,47 +326,6 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                         put_tile(tile, job.panel, c, out_pixel, job.dest.channel, m, n, q > 0)
 
 
-cdef void _planar_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
-                        const floating* weight, const floating* bias, const floating* zeros, floating* dest,
-                        floating* copy, floating* tile) noexcept nogil:
-    """One task: all chunks of one block of places, for the few outputs of one group."""
-    cdef Py_ssize_t left = task % job.xblocks * job.columns
-    cdef Py_ssize_t top = task // job.xblocks % job.yblocks * job.rows
-    cdef Py_ssize_t group = task // (job.xblocks * job.yblocks) % job.groups
-    cdef Py_ssize_t image = task // (job.xblocks * job.yblocks * job.groups)
-    cdef Py_ssize_t rows = min(job.rows, job.ny - top), columns = min(job.columns, job.nx - left)
-    cdef Py_ssize_t q, p, y, x, n, o, r, channels, wide = 2 * lanes_of(sizeof(floating))
-    cdef Py_ssize_t out_pixel = job.dest_sx * job.dest.pixel
-    cdef floating* c
-    cdef Sum s
-    source += image * job.source.image + group * job.inputs * job.source.channel
-    dest += (image * job.dest.image + group * job.outputs * job.dest.channel
-             + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
-    weight += job.w_start + group * job.w_group
-    bias += group * job.panel
-    s.segments, s.b_offset, s.b_step, s.b_segment = job.segments, offset, job.span_x, 0
-    s.a_offset, s.a_row, s.a_step = offset + job.segments, job.w_output, job.w_input
-    for q in range(job.chunks):
-        channels = min(job.chunk, job.inputs - q * job.chunk)
-        s.depth = channels
-        _copy_planes(source + q * job.chunk * job.source.channel, &job.source, top * job.sy + job.y0,
-                     (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left + job.x0, job.span_x, channels, copy,
-                     job.chunk)
-        for y in range(rows):
-            for p in range(pieces(columns, wide)):
-                x = p * wide
-                n = min(wide, columns - x)
-                run_tile(job.outputs, n, &s, weight + q * job.chunk * job.w_input, copy + y * job.sy * job.row + x,
-                         zeros, tile, wide)
-                c = dest + y * job.dest_sy * job.dest.row + x * out_pixel
-                for o in range(job.outputs):
-                    for r in range(n):
-                        if q:
-                            c[r * out_pixel + o * job.dest.channel] += tile[o * wide + r]
-                        else:
-                            c[r * out_pixel + o * job.dest.channel] = tile[o * wide + r] + bias[o]
-
-
 cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, const floating* source,
                            const floating* packed, const floating* bias, floating* dest, floating* copy,
                            floating* tile) noexcept nogil:
@@ -437,9 +370,7 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
 
 cdef Scratch _job_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Py_ssize_t tile = 0
-    if job.planar:
-        tile = job.outputs * 2 * lanes_of(itemsize)
-    elif job.dest.channel != 1:
+    if job.dest.channel != 1:
         tile = (job.columns if job.depthwise else micro().rows) * job.panel
     return _layout(job, threads, itemsize, 2 * lanes_of(itemsize), tile, False)
 
@@ -466,9 +397,6 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
         if job.depthwise:
             _depthwise_block(job, task, offset, source, packed, packed_bias, dest, <floating*>slice,
                              <floating*>(slice + s.copy))
-        elif job.planar:
-            _planar_block(job, task, offset, source, weight, packed_bias, zeros, dest, <floating*>slice,
-                          <floating*>(slice + s.copy))
         else:
             _block(job, task, offset, source, packed, packed_bias, zeros, dest, <floating*>slice,
                    <floating*>(slice + s.copy))
@@ -482,9 +410,12 @@ cdef bint _do(Job* job, const floating* source, const floating* weight, const fl
             return False
     if winograd_fits(job, False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
         return True
+    if planar_fits(job, sizeof(floating)):
+        planar_sums(job, source, weight, bias, dest, scratch, threads)
+        return False
     _tile(job, sizeof(floating), False)
     _run(job, source, weight, bias, dest, scratch, threads)
-    return not job.planar
+    return True
 
 
 cdef void conv_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
@@ -879,6 +810,8 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
         most = winograd_scratch(job, threads, itemsize, weights)
     if matrix_fits(job, itemsize):
         most = max(most, matrix_scratch(job, threads, weights))
+    if not weights and planar_fits(job, itemsize):
+        return max(most, planar_scratch(job, threads, itemsize))
     _tile(job, itemsize, weights)
     s = _weight_layout(job, threads, itemsize) if weights else _job_layout(job, threads, itemsize)
     return max(most, s.bytes)

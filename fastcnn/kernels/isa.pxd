@@ -48,6 +48,10 @@ cdef extern from "micro/micro.h" nogil:
         void (*copy_runs_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*gather_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*,
                            Py_ssize_t, float*) noexcept nogil
+        void (*planar_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float*, const float*, bint,
+                           float*, Py_ssize_t) noexcept nogil
+        void (*weave_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*,
+                          float*, Py_ssize_t) noexcept nogil
         void (*winograd_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
@@ -60,6 +64,10 @@ cdef extern from "micro/micro.h" nogil:
         void (*copy_runs_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*gather_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*,
                            Py_ssize_t, double*) noexcept nogil
+        void (*planar_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double*, const double*, bint,
+                           double*, Py_ssize_t) noexcept nogil
+        void (*weave_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*,
+                          double*, Py_ssize_t) noexcept nogil
         void (*winograd_source_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,

@@ -33,7 +33,7 @@ cdef struct Image:
 cdef struct Job:
     Image source, dest
     Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
-    bint depthwise, planar, windowed
+    bint depthwise, windowed
     # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
     # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
     Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx

@@ -12,6 +12,29 @@
 #define ROWS 14
 #define MASK(count) ((1u << (count)) - 1)
 
+/* Element i becomes element (first + i) / m of `value` where (first + i) % m == o, and stays where not. m, first and o are
+   constants where this is inlined, so that indices and masks are too. */
+#define PLACE(i) ((first + (i)) / m)
+#define PLACES(i) PLACE(i), PLACE(i + 1), PLACE(i + 2), PLACE(i + 3), PLACE(i + 4), PLACE(i + 5), PLACE(i + 6), PLACE(i + 7)
+#define OWN(i) ((unsigned)((first + (i)) % m == o) << (i))
+#define OWNS(i) (OWN(i) | OWN(i + 1) | OWN(i + 2) | OWN(i + 3) | OWN(i + 4) | OWN(i + 5) | OWN(i + 6) | OWN(i + 7))
+
+typedef int vec_int __attribute__((vector_size(64)));
+typedef long long vec_long __attribute__((vector_size(64)));
+
+static inline __attribute__((always_inline)) __m512 permute_merge_f32(__m512 old, int m, int first, int o, __m512 value) {
+    const vec_int places = {PLACES(0), PLACES(8)};
+    return _mm512_mask_permutexvar_ps(old, (__mmask16)(OWNS(0) | OWNS(8)), (__m512i)places, value);
+}
+
+static inline __attribute__((always_inline)) __m512d permute_merge_f64(__m512d old, int m, int first, int o,
+                                                                       __m512d value) {
+    const vec_long places = {PLACES(0)};
+    return _mm512_mask_permutexvar_pd(old, (__mmask8)OWNS(0), (__m512i)places, value);
+}
+
+#define PERMUTE_MERGE(old, m, first, o, value) ((VEC)NAME(permute_merge)(old, m, first, o, value))
+
 #define T float
 #define LANES 16
 #define SUFFIX f32
@@ -28,9 +51,9 @@
 
 const fastcnn_micro fastcnn_micro_avx512 = {
     "avx512", ROWS,
-    16, tile_f32, depthwise_f32, depthwise_weights_f32, copy_runs_f32, gather_f32,
+    16, tile_f32, depthwise_f32, depthwise_weights_f32, copy_runs_f32, gather_f32, planar_f32, weave_f32,
     winograd_source_f32, winograd_grad_f32, winograd_dest_f32, winograd_weight_f32, winograd_weight_grad_f32,
-    8, tile_f64, depthwise_f64, depthwise_weights_f64, copy_runs_f64, gather_f64,
+    8, tile_f64, depthwise_f64, depthwise_weights_f64, copy_runs_f64, gather_f64, planar_f64, weave_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
 };
 #ifdef __clang__

@@ -138,26 +138,7 @@ static void NAME(copy_runs)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *ou
     for (; count > 0; count--, a += a_step, out += out_step) *(run *)out = *(const run *)a;
 }
 
-/* The pixels of a row, each the sum of what the windows over it have for it. A pixel is stored with whole vectors, whose
-   rest the next pixels write over; only the last ones have to keep to their own. */
-static void NAME(gather)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,
-                         ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out) {
-    ptrdiff_t q = start / stride, r = start % stride;
-    const ptrdiff_t step = stride * n - pitch;
-    for (ptrdiff_t x = 0; x < columns; x++) {
-        const ptrdiff_t none = q - windows + 1, first = none > 0 ? none : 0;
-        const ptrdiff_t all = r < taps ? (stride == 1 ? taps - 1 : (taps - 1 - r) / stride) : -1;
-        const ptrdiff_t last = all < q ? all : q;
-        for (ptrdiff_t c = 0; c < n; c += LANES) {
-            const T *p = a + q * pitch + r * n + c + first * step;
-            VEC sum = {0};
-            for (ptrdiff_t t = first; t <= last; t++, p += step) sum += *(const VEC *)p;
-            NAME(store)(out + x * n + c, sum, (columns - x) * n - c);
-        }
-        if (++r == stride) r = 0, q++;
-    }
-}
-
+#include "few.h"
 #include "winograd.h"
 
 #undef T

@@ -1,0 +1,1 @@
+# Nothing that Python sees: planar.pxd declares what conv.pyx calls.
