@@ -72,6 +72,15 @@ TILINGS = [
     ((1, 48, 4, 900), (16, 48, 3, 3), {"padding": (1, 0)}),
     ((2, 160, 10, 10), (290, 160, 3, 3), {"padding": 1}),
     ((3, 64, 8, 8), (96, 32, 3, 3), {"padding": 2, "groups": 2}),
+    # Few channels: LeNet's layers, blocks of rows, strides, gradients of many outputs, pixels that no window reads.
+    ((20, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
+    ((20, 6, 14, 14), (16, 6, 5, 5), {}),
+    ((2, 3, 60, 61), (20, 3, 7, 7), {"stride": 2, "padding": 3}),
+    ((2, 4, 50, 40), (7, 4, 5, 3), {"stride": (2, 1), "padding": 1, "dilation": (2, 1)}),
+    ((1, 3, 9, 20), (400, 3, 3, 3), {"padding": 1}),
+    ((2, 3, 23, 22), (30, 3, 2, 2), {"stride": (3, 4), "padding": 1}),
+    ((3, 12, 20, 21), (15, 4, 3, 4), {"padding": 1, "groups": 3}),
+    ((1, 2, 4, 2500), (2, 2, 3, 3), {"padding": (1, 7)}),
 ]
 
 
@@ -103,7 +112,7 @@ def test_every_instruction_set(path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or special"]
     done = subprocess.run(command, env={**os.environ, "FASTCNN_ISA": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{2 * len(TILINGS) + 4} passed" in done.stdout
+    assert f"{2 * len(TILINGS) + 6} passed" in done.stdout
 
 
 def test_a_path_the_cpu_lacks_is_an_error():
@@ -206,12 +215,12 @@ def test_unbatched_and_empty():
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("outputs", [33, 6])
-def test_special_values(outputs, order):
+@pytest.mark.parametrize(("channels", "outputs"), [(20, 33), (20, 6), (5, 33)])
+def test_special_values(channels, outputs, order):
     """What fp32 arithmetic gives: a NaN or an infinity reaches the windows that read it, and no others."""
     for value in (np.nan, np.inf, -np.inf, np.float32(3e38)):
-        x, weight = np.ones((1, 20, 9, 9), np.float32), np.full((outputs, 20, 3, 3), 2, np.float32)
-        x[0, 7, 4, 4] = value
+        x, weight = np.ones((1, channels, 9, 9), np.float32), np.full((outputs, channels, 3, 3), 2, np.float32)
+        x[0, 4, 4, 4] = value
         dy = np.ones((1, outputs, 7, 7), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             expected = reference.conv2d(x, weight), *reference.conv2d_backward(dy, x, weight)

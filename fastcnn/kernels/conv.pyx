@@ -39,7 +39,7 @@ from .geometry cimport Window
 from .isa cimport WINDOW_RUN, Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
-    ALIGN, Image, Job, aligned, aligned_start, copy_pixels, data_job, fetch_places, forward_job, lanes_of, pieces,
+    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_places, forward_job, lanes_of, pieces,
     put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr

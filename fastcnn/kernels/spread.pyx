@@ -1,15 +1,15 @@
 """The gradient of an image of few channels: what each pixel of grad_output gives to the window that it came from.
 
 conv.pyx's sums for an image have its channels side by side in a register, which few channels do not fill. Here a
-register holds a row of a window, kw*C values that lie side by side in a channels-last image. For each row of the image
-the windows that meet it are one matrix product, of as many rows as there are windows across: the depth is the taps down
-the window (those that meet this row) by the channels of grad_output, the columns are the window's row. The products
-overlap by all but `stride` pixels, and are added up, pixel by pixel (`gather` of micro/tile.h). No stride is in the
-way, and what the padding would give to pixels is not computed.
+register holds a row of a window: kw*C values, which lie side by side in a channels-last image. For each row of the
+image the windows that meet it are one matrix product, of as many rows as there are windows across: its depth is the
+taps down the window (those that meet this row) by the channels of grad_output, its columns are the window's row. The
+products overlap by all but `stride` pixels, and are added up pixel by pixel (`gather` of micro/few.h). No stride is in
+the way, and what padding would get is not stored.
 
-Tiling: the products of a block of rows by columns of the image, sized for the L1 cache, are made in register tiles of up
-to 14 windows by two registers and added up once they all are there. Where grad_output has many channels, they are summed
-in chunks.
+Tiling: the products of a block of rows by columns of the image, sized for the L1 cache, are made in register tiles of
+up to 14 windows by two registers, and added up once they all are there. Where grad_output has many channels, they are
+summed in chunks.
 
 Ownership: a task is (image, group, block of rows and columns), and it alone writes those pixels. Blocks follow from the
 shape alone: no bit depends on the thread count.

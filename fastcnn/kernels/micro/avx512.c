@@ -12,17 +12,19 @@
 #define ROWS 14
 #define MASK(count) ((1u << (count)) - 1)
 
-/* Element i becomes element (first + i) / m of `value` where (first + i) % m == o, and stays where not. m, first and o are
-   constants where this is inlined, so that indices and masks are too. */
+/* Element i becomes element (first + i) / m of `value` where (first + i) % m == o, and stays where not. m, first and o
+   are constants where this is inlined, so that indices and masks are too. */
 #define PLACE(i) ((first + (i)) / m)
-#define PLACES(i) PLACE(i), PLACE(i + 1), PLACE(i + 2), PLACE(i + 3), PLACE(i + 4), PLACE(i + 5), PLACE(i + 6), PLACE(i + 7)
+#define PLACES(i) \
+    PLACE(i), PLACE(i + 1), PLACE(i + 2), PLACE(i + 3), PLACE(i + 4), PLACE(i + 5), PLACE(i + 6), PLACE(i + 7)
 #define OWN(i) ((unsigned)((first + (i)) % m == o) << (i))
 #define OWNS(i) (OWN(i) | OWN(i + 1) | OWN(i + 2) | OWN(i + 3) | OWN(i + 4) | OWN(i + 5) | OWN(i + 6) | OWN(i + 7))
 
 typedef int vec_int __attribute__((vector_size(64)));
 typedef long long vec_long __attribute__((vector_size(64)));
 
-static inline __attribute__((always_inline)) __m512 permute_merge_f32(__m512 old, int m, int first, int o, __m512 value) {
+static inline __attribute__((always_inline)) __m512 permute_merge_f32(__m512 old, int m, int first, int o,
+                                                                      __m512 value) {
     const vec_int places = {PLACES(0), PLACES(8)};
     return _mm512_mask_permutexvar_ps(old, (__mmask16)(OWNS(0) | OWNS(8)), (__m512i)places, value);
 }

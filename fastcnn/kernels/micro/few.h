@@ -1,7 +1,7 @@
 /* What convolutions of few channels need besides the tiles: included by tile.h, for its T, LANES and VEC. */
 
-/* The pixels of a row, each the sum of what the windows over it have for it. A pixel is stored with whole vectors, whose
-   rest the next pixels write over; only the last ones have to keep to their own. */
+/* The pixels of a row, each the sum of what the windows over it have for it. A pixel is stored with whole vectors,
+   whose rest the next pixels write over; only the last ones have to keep to their own. */
 static void NAME(gather)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,
                          ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out) {
     ptrdiff_t q = start / stride, r = start % stride;

@@ -32,15 +32,15 @@ typedef struct {
 
    copy_runs: out[x*out_step + j] = a[x*a_step + j] for x < count and j < FASTCNN_WINDOW_RUN.
 
-   gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r are
-   quotient and remainder of x + start by stride, 0 <= q - t < windows and r + t*stride < taps: window q - t was made for
+   gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r
+   are quotient and remainder of x + start by stride, 0 <= q - t < windows and r + t*stride < taps: window q - t is over
    the pixels from (q - t)*stride - start. a must be readable one vector past the last window.
 
-   planar: c[o*c_row + x] = sum over s < steps of w[s*m + o] * b[offset[s] + x] for o < m and x < n, added to c where `add`;
-   m <= rows and m <= 8. b must be readable, and c writable, up to the next multiple of `lanes` after n.
+   planar: c[o*c_row + x] = sum over s < steps of w[s*m + o] * b[offset[s] + x] for o < m and x < n, added to c where
+   `add`; m <= rows and m <= 8. b must be readable, and c writable, up to the next multiple of `lanes` after n.
 
-   weave: out[y*out_line + x*m + o] = a[o*a_row + y*a_line + x] + bias[o] for y < rows, x < n and o < m <= 8; bias may be
-   NULL, a must be readable as b above.
+   weave: out[y*out_line + x*m + o] = a[o*a_row + y*a_line + x] + bias[o] for y < rows, x < n and o < m <= 8; bias may
+   be NULL, a must be readable as b above.
 
    winograd_*: the transforms of winograd.h, which tells them. */
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
@@ -54,8 +54,8 @@ typedef struct {
     void (*copy_runs_##suffix)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step);            \
     void (*gather_##suffix)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,        \
                             ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out);                                  \
-    void (*planar_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t steps, const ptrdiff_t *offset, const T *b, const T *w, \
-                            int add, T *c, ptrdiff_t c_row);                                                          \
+    void (*planar_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t steps, const ptrdiff_t *offset, const T *b,           \
+                            const T *w, int add, T *c, ptrdiff_t c_row);                                              \
     void (*weave_##suffix)(ptrdiff_t m, ptrdiff_t rows, ptrdiff_t n, const T *a, ptrdiff_t a_row, ptrdiff_t a_line,   \
                            const T *bias, T *out, ptrdiff_t out_line);                                                \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
