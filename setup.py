@@ -32,7 +32,7 @@ EXTENSIONS = {
     "matrix": [],
     "linear": [],
     "augment": [],
-    "optim": [],
+    "optim": ["micro/optim.c"],
     "loss": [],
     "activation": [],
     "norm": ["micro/norm.c"],

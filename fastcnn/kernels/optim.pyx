@@ -2,40 +2,40 @@
 
 Tiling and ownership: one task is CHUNK neighbouring elements; it alone reads and writes them, in all arrays. The norm
 of a gradient is a sum for each chunk, over LANES interleaved double accumulators, written to its own place in
-`partials`; the caller adds these in order. No thread count changes a bit.
+`partials`; the caller adds these in order. No thread count changes a bit. The loops of the updates are micro/optim_lanes.h,
+compiled for each instruction set.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.math cimport sqrt, sqrtf
 
+from .isa cimport micro
 from .threads cimport threads_for
+
+cdef extern from "micro/optim.h" nogil:
+    ctypedef struct Lanes "fastcnn_optim":
+        void (*sgd_f32)(Py_ssize_t, float*, const float*, float*, float, float, float, float, int, int) noexcept nogil
+        void (*sgd_f64)(Py_ssize_t, double*, const double*, double*, double, double, double, double, int,
+                        int) noexcept nogil
+        void (*adam_f32)(Py_ssize_t, float*, const float*, float*, float*, float, float, float, float, float, float,
+                         float, float) noexcept nogil
+        void (*adam_f64)(Py_ssize_t, double*, const double*, double*, double*, double, double, double, double, double,
+                         double, double, double) noexcept nogil
+
+    const Lanes* fastcnn_optim_for(const char* isa)
 
 cdef enum:
     CHUNK = 4096
     LANES = 16
 
 
-cdef inline floating _root(floating x) noexcept nogil:
-    if floating is float:
-        return sqrtf(x)
-    else:
-        return sqrt(x)
-
-
-cdef inline void _sgd(floating* p, const floating* g, floating* b, Py_ssize_t size, floating lr, floating momentum,
-                      floating part, floating decay, bint nesterov, bint first_step) noexcept nogil:
+cdef inline void _sgd(const Lanes* lanes, Py_ssize_t size, floating* p, const floating* g, floating* b, double lr,
+                      double momentum, double part, double decay, bint nesterov, bint first_step) noexcept nogil:
     """`b` is the momentum buffer or NULL, `part` is how much of the gradient goes into it after the first step."""
-    cdef Py_ssize_t i
-    cdef floating d
-    for i in range(size):
-        d = g[i]
-        if decay != 0:
-            d = d + decay * p[i]
-        if b != NULL:
-            b[i] = d if first_step else momentum * b[i] + part * d
-            d = d + momentum * b[i] if nesterov else b[i]
-        p[i] -= lr * d
+    if floating is float:
+        lanes.sgd_f32(size, p, g, b, <float>lr, <float>momentum, <float>part, <float>decay, nesterov, first_step)
+    else:
+        lanes.sgd_f64(size, p, g, b, lr, momentum, part, decay, nesterov, first_step)
 
 
 cdef void sgd_update_ptr(floating* param, const floating* grad, floating* buffer, Py_ssize_t size, double lr,
@@ -43,25 +43,22 @@ cdef void sgd_update_ptr(floating* param, const floating* grad, floating* buffer
                          bint first_step) noexcept nogil:
     """One step of gradient descent; `buffer` is NULL without momentum. The first step only writes to it."""
     cdef Py_ssize_t i, chunks = (size + CHUNK - 1) // CHUNK
+    cdef const Lanes* lanes = fastcnn_optim_for(micro().name)
     # Half an operation each: what fits into the cache of the core that made the gradients is quickest from there.
     for i in prange(chunks, schedule="static", num_threads=threads_for(chunks, size // 2)):
-        _sgd(param + i * CHUNK, grad + i * CHUNK, buffer if buffer == NULL else buffer + i * CHUNK,
-             min(<Py_ssize_t>CHUNK, size - i * CHUNK), <floating>lr, <floating>momentum, <floating>(1 - dampening),
-             <floating>weight_decay, nesterov, first_step)
+        _sgd(lanes, min(<Py_ssize_t>CHUNK, size - i * CHUNK), param + i * CHUNK, grad + i * CHUNK,
+             buffer if buffer == NULL else buffer + i * CHUNK, lr, momentum, 1 - dampening, weight_decay, nesterov,
+             first_step)
 
 
-cdef inline void _adam(floating* p, const floating* g, floating* m, floating* v, Py_ssize_t size, floating step_size,
-                       floating correction, floating part1, floating beta2, floating part2, floating eps,
-                       floating decay, floating shrink) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating d
-    for i in range(size):
-        d = g[i]
-        if decay != 0:
-            d = d + decay * p[i]
-        m[i] += part1 * (d - m[i])
-        v[i] = beta2 * v[i] + part2 * d * d
-        p[i] = shrink * p[i] - step_size * m[i] / (_root(v[i]) * correction + eps)
+cdef inline void _adam(const Lanes* lanes, Py_ssize_t size, floating* p, const floating* g, floating* m, floating* v,
+                       double step_size, double correction, double beta1, double beta2, double eps, double decay,
+                       double shrink) noexcept nogil:
+    if floating is float:
+        lanes.adam_f32(size, p, g, m, v, <float>step_size, <float>correction, <float>(1 - beta1), <float>beta2,
+                       <float>(1 - beta2), <float>eps, <float>decay, <float>shrink)
+    else:
+        lanes.adam_f64(size, p, g, m, v, step_size, correction, 1 - beta1, beta2, 1 - beta2, eps, decay, shrink)
 
 
 cdef void adam_update_ptr(floating* param, const floating* grad, floating* exp_avg, floating* exp_avg_sq,
@@ -73,11 +70,10 @@ cdef void adam_update_ptr(floating* param, const floating* grad, floating* exp_a
     taken in grad + weight_decay * param.
     """
     cdef Py_ssize_t i, chunks = (size + CHUNK - 1) // CHUNK
+    cdef const Lanes* lanes = fastcnn_optim_for(micro().name)
     for i in prange(chunks, schedule="static", num_threads=threads_for(chunks, 8 * size)):
-        _adam(param + i * CHUNK, grad + i * CHUNK, exp_avg + i * CHUNK, exp_avg_sq + i * CHUNK,
-              min(<Py_ssize_t>CHUNK, size - i * CHUNK), <floating>step_size, <floating>correction,
-              <floating>(1 - beta1), <floating>beta2, <floating>(1 - beta2), <floating>eps, <floating>weight_decay,
-              <floating>shrink)
+        _adam(lanes, min(<Py_ssize_t>CHUNK, size - i * CHUNK), param + i * CHUNK, grad + i * CHUNK, exp_avg + i * CHUNK,
+              exp_avg_sq + i * CHUNK, step_size, correction, beta1, beta2, eps, weight_decay, shrink)
 
 
 # --- the norm of a gradient -----------------------------------------------------------------------------------------
