@@ -395,6 +395,24 @@ def test_linear_against_reference(n, features, outputs, dtype):
         close(got, want, dtype)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outputs", [1, 3, 19, 130])
+@pytest.mark.parametrize("n", [1, 2, 4, 7, 16, 17, 600])
+def test_linear_of_every_form(n, outputs, dtype, threads):
+    """Sums in parts, each way to go through the images, and work for two threads: right, and the same bits."""
+    x, weight, bias = (normal(*size, dtype=dtype) for size in ((n, 2053), (outputs, 2053), (outputs,)))
+    dy = normal(n, outputs, dtype=dtype, seed=1)
+    results = []
+    for count in (1, 2):
+        threads(count)
+        results.append((F.linear(x, weight, bias), *F.linear_backward(dy, x, weight)))
+    for one, two in zip(*results, strict=True):
+        assert one.tobytes() == two.tobytes()
+    expected = reference.linear(x, weight, bias), *reference.linear_backward(dy, x, weight)
+    for got, want in zip(results[0], expected, strict=True):
+        close(got, want, dtype)
+
+
 def test_linear_takes_any_leading_axes():
     x, weight = normal(2, 3, 5), normal(4, 5)
     assert_allclose(F.linear(x, weight), x @ weight.T)

@@ -45,6 +45,11 @@ cdef extern from "micro/micro.h" nogil:
                                       Py_ssize_t) noexcept nogil
         void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
                                       Py_ssize_t) noexcept nogil
+        void (*dots_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t,
+                         const float*, float*, Py_ssize_t) noexcept nogil
+        void (*row_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t, float*,
+                        int) noexcept nogil
+        void (*transpose_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*copy_runs_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*gather_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*,
                            Py_ssize_t, float*) noexcept nogil
@@ -61,6 +66,11 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*winograd_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
                                          Py_ssize_t) noexcept nogil
+        void (*dots_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t,
+                         const double*, double*, Py_ssize_t) noexcept nogil
+        void (*row_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t, double*,
+                        int) noexcept nogil
+        void (*transpose_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*copy_runs_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*gather_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*,
                            Py_ssize_t, double*) noexcept nogil

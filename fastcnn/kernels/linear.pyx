@@ -1,32 +1,35 @@
-"""The linear map and its gradients: three matrix products over the register tiles, without packing the weights.
+"""The linear map and its gradients: three matrix products of operands that stay where they are, if they can.
 
-At the batch sizes of training, packing a weight matrix costs as much as multiplying by it. So each product takes the
-operand order in which the weights, (outputs, features) row-major, can stay where they are:
+The weights are (outputs, features), row-major, and each product has the form that suits that:
 
-  forward           output' = weight @ input': tiles of 14 outputs by a panel of images; input is transposed (it is the
-                    smaller one), and so is the tile when it is stored
-  backward-data     grad_input = grad_output @ weight: tiles of 14 images by a panel of features, weight read in place
-  backward-weight   grad_weight = grad_output' @ input: tiles of 14 outputs by a panel of features, input read in place
+  forward           output = input @ weight': of up to SEVERAL images, both operands run along the sum, and registers
+                    hold lanes of it (micro: dots); of more, the weights are transposed once, and then tiles as below
+  backward-data     grad_input = grad_output @ weight: tiles of 14 images by a panel of features
+  backward-weight   grad_weight = grad_output' @ input: tiles of 14 outputs by a panel of features
 
-Tiling: a sum is taken in parts of DEPTH steps, which keeps the panel in L2 and rounding errors small. The columns past
-the last whole register are copied to scratch first, because a tile loads whole registers.
+Of one image, a tile has too few sums under way, or is all beginning and end: there backward goes row by row (micro:
+row).
 
-Ownership: a task is a block of rows of the result, which it alone writes; a sum is never cut among tasks, so no bit
-depends on the thread count.
+Tiling: a sum is taken in parts of DEPTH steps, which keeps the panel in the cache and rounding errors small. The
+columns of a panel that end within a register are copied to scratch first, because a tile loads whole registers.
+
+Ownership: a task is a block of rows of the result (dots: of its columns), which it alone writes; a sum is never cut
+among tasks, so no bit depends on the thread count.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .isa cimport Sum, micro
-from .jobs cimport ALIGN, aligned_start, lanes_of, round_up, run_depthwise, run_tile
-from .threads cimport thread_index, threads_for
+from .jobs cimport ALIGN, aligned_start, lanes_of, pieces, round_up, run_tile
+from .threads cimport threads_for
 
-
-cdef Py_ssize_t DEPTH = 1024
-# Images that the rows of the weights are read for one by one; a panel costs the same for one image as for all it holds.
-cdef Py_ssize_t FEW = 4
+cdef enum:
+    DEPTH = 1024
+    SEVERAL = 16        # images: for more, transposing the weights pays
+    BLOCK = 16          # outputs of a task of so many images
+    QUAD = 4            # images that a register of weights meets at once
 
 
 cdef inline Py_ssize_t _wide(Py_ssize_t itemsize) noexcept nogil:
@@ -37,9 +40,8 @@ cdef inline Py_ssize_t _wide(Py_ssize_t itemsize) noexcept nogil:
 cdef Py_ssize_t linear_scratch(Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, int threads,
                                Py_ssize_t itemsize) noexcept nogil:
     """Bytes of scratch that each of the three products needs at the most."""
-    cdef Py_ssize_t wide = _wide(itemsize)
-    cdef Py_ssize_t transposed = round_up(n, wide) * features + FEW * wide, tail = max(n, outputs) * wide
-    return itemsize * (max(transposed, tail) + wide + threads * micro().rows * wide) + 2 * ALIGN
+    cdef Py_ssize_t wide = _wide(itemsize), tail = max(n, outputs) * wide + round_up(features, wide)
+    return itemsize * max(tail, (1 + features) * round_up(outputs, wide) if n > SEVERAL else BLOCK) + ALIGN
 
 
 cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t a_step,
@@ -51,134 +53,127 @@ cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t 
     return s
 
 
-cdef void _transpose(const floating* input, Py_ssize_t n, Py_ssize_t features, Py_ssize_t wide,
-                     floating* out) noexcept nogil:
-    """out[panel][feature][wide] = input[panel*wide + column][feature], zero past the last image."""
-    cdef Py_ssize_t i, k
-    cdef floating* panel
-    for i in range(round_up(n, wide)):
-        panel = out + i // wide * wide * features + i % wide
-        for k in range(features):
-            panel[k * wide] = input[i * features + k] if i < n else 0
+cdef inline void _dots(Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const floating* a, Py_ssize_t a_row,
+                       const floating* b, Py_ssize_t b_row, const floating* init, floating* c,
+                       Py_ssize_t c_row) noexcept nogil:
+    if floating is float:
+        micro().dots_f32(m, n, depth, a, a_row, b, b_row, init, c, c_row)
+    else:
+        micro().dots_f64(m, n, depth, a, a_row, b, b_row, init, c, c_row)
 
 
-cdef void _forward_rows(Py_ssize_t first, Py_ssize_t m, const floating* weight, const floating* bias,
-                        const floating* transposed, floating* output, Py_ssize_t n, Py_ssize_t features,
-                        Py_ssize_t outputs, const floating* zeros, floating* tile) noexcept nogil:
-    """Outputs first.. first+m of all images."""
-    cdef Py_ssize_t zero = 0, wide = _wide(sizeof(floating)), i, k, o, columns, left
-    cdef Sum s = _plain_sum(&zero, features, 1, wide)
-    for left in range((n + wide - 1) // wide):
-        columns = min(wide, n - left * wide)
-        for k in range((features + DEPTH - 1) // DEPTH):
-            s.depth = min(DEPTH, features - k * DEPTH)
-            run_tile(m, columns, &s, weight + first * features + k * DEPTH,
-                     transposed + left * wide * features + k * DEPTH * wide,
-                     <const floating*>NULL if k else zeros, tile, wide)
-        for i in range(columns):
-            for o in range(m):
-                output[(left * wide + i) * outputs + first + o] = (
-                    tile[o * wide + i] + (bias[first + o] if bias != NULL else 0))
+cdef void _row(Py_ssize_t n, Py_ssize_t depth, const floating* a, Py_ssize_t a_step, const floating* b,
+               Py_ssize_t b_step, floating* c) noexcept nogil:
+    """c (n,) = a (depth,) @ b (depth, n)"""
+    cdef Py_ssize_t k, part
+    for k in range(pieces(depth, DEPTH)):
+        part = min(<Py_ssize_t>DEPTH, depth - k * DEPTH)
+        if floating is float:
+            micro().row_f32(n, part, a + k * DEPTH * a_step, a_step, b + k * DEPTH * b_step, b_step, c, k > 0)
+        else:
+            micro().row_f64(n, part, a + k * DEPTH * a_step, a_step, b + k * DEPTH * b_step, b_step, c, k > 0)
 
 
-cdef void _forward_few(Py_ssize_t first, Py_ssize_t m, const floating* weight, const floating* bias,
-                       const floating* input, const floating* tails, floating* output, Py_ssize_t n,
-                       Py_ssize_t features, Py_ssize_t outputs, const Py_ssize_t* offset, const floating* zeros,
-                       floating* sums) noexcept nogil:
-    """Outputs first.. first+m of a few images; `tails` are their features past the last whole register."""
-    cdef Py_ssize_t lanes = lanes_of(sizeof(floating)), whole = features // lanes, i, o, j
-    cdef floating total
-    cdef Sum s
-    s.depth, s.a_offset, s.a_row, s.a_step, s.b_segment, s.b_step, s.b_offset = 1, offset, features, 0, lanes, 0, NULL
-    weight += first * features
-    for i in range(n):
-        s.segments = whole
-        run_depthwise(m, lanes, &s, weight, input + i * features, zeros, sums, lanes)
-        if whole * lanes < features:
-            s.segments = 1
-            run_depthwise(m, features - whole * lanes, &s, weight + whole * lanes, tails + i * lanes,
-                          <const floating*>NULL, sums, lanes)
-        for o in range(m):
-            total = 0
-            for j in range(lanes):
-                total += sums[o * lanes + j]
-            output[i * outputs + first + o] = total + (bias[first + o] if bias != NULL else 0)
+cdef void _transpose(Py_ssize_t rows, Py_ssize_t columns, const floating* a, floating* out,
+                     Py_ssize_t out_row) noexcept nogil:
+    if floating is float:
+        micro().transpose_f32(rows, columns, a, columns, out, out_row)
+    else:
+        micro().transpose_f64(rows, columns, a, columns, out, out_row)
+
+
+cdef void _outputs(Py_ssize_t m, const floating* weight, const floating* bias, const floating* input,
+                   floating* output, Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs) noexcept nogil:
+    """A block of outputs of all images."""
+    cdef Py_ssize_t k, i, depth
+    for k in range(pieces(features, DEPTH)):
+        depth = min(<Py_ssize_t>DEPTH, features - k * DEPTH)
+        for i in range(pieces(n, QUAD)):
+            _dots(min(<Py_ssize_t>QUAD, n - i * QUAD), m, depth, input + i * QUAD * features + k * DEPTH, features,
+                  weight + k * DEPTH, features, <const floating*>NULL if k else bias, output + i * QUAD * outputs,
+                  outputs)
 
 
 cdef void _product_rows(Py_ssize_t m, const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b,
-                        const floating* tail, const floating* zeros, floating* c, Py_ssize_t columns,
+                        Py_ssize_t b_step, const floating* tail, const floating* init, floating* c, Py_ssize_t columns,
                         Py_ssize_t depth) noexcept nogil:
-    """c (m, columns) = a (m, depth) @ b (depth, columns), where `tail` holds b's columns past the last whole panel."""
+    """c (m, columns) = init + a (m, depth) @ b (depth, columns); `tail`, if any, holds b's columns of a part panel."""
     cdef Py_ssize_t zero = 0, wide = _wide(sizeof(floating)), k, p, n
-    cdef Sum s = _plain_sum(&zero, a_row, a_step, columns)
-    for p in range((columns + wide - 1) // wide):
+    cdef Sum s = _plain_sum(&zero, a_row, a_step, b_step)
+    for p in range(pieces(columns, wide)):
         n = min(wide, columns - p * wide)
-        s.b_step = columns if n == wide else wide
-        for k in range((depth + DEPTH - 1) // DEPTH):
-            s.depth = min(DEPTH, depth - k * DEPTH)
-            run_tile(m, n, &s, a + k * DEPTH * a_step,
-                     b + p * wide + k * DEPTH * columns if n == wide else tail + k * DEPTH * wide,
-                     <const floating*>NULL if k else zeros, c + p * wide, columns)
+        if n < wide and tail != NULL:
+            b, s.b_step = tail - p * wide, wide
+        for k in range(pieces(depth, DEPTH)):
+            s.depth = min(<Py_ssize_t>DEPTH, depth - k * DEPTH)
+            run_tile(m, n, &s, a + k * DEPTH * a_step, b + p * wide + k * DEPTH * s.b_step,
+                     <const floating*>NULL if k else init + p * wide, c + p * wide, columns)
 
 
-cdef void _product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, floating* c,
-                   Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth, char* scratch, int threads) noexcept nogil:
-    """c (rows, columns) = a @ b, a given by its strides, b and c row-major."""
-    cdef Py_ssize_t wide = _wide(sizeof(floating)), whole = columns // wide * wide, j, k, m, first
-    cdef Py_ssize_t task, tasks = (rows + micro().rows - 1) // micro().rows
-    cdef floating* zeros = <floating*>scratch
-    cdef floating* tail = zeros + wide
-    memset(zeros, 0, wide * sizeof(floating))
-    if whole < columns:
-        for k in range(depth):
-            for j in range(wide):
-                tail[k * wide + j] = b[k * columns + whole + j] if whole + j < columns else 0
+cdef void _product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, Py_ssize_t b_step,
+                   const floating* tail, const floating* init, floating* c, Py_ssize_t rows, Py_ssize_t columns,
+                   Py_ssize_t depth, int threads) noexcept nogil:
+    """The same for any number of rows; where `init` is NULL from zero, and row by row."""
+    cdef Py_ssize_t task, tasks = pieces(rows, micro().rows), first, m, i
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, rows * columns * depth // 16))):
         first = task * rows // tasks
         m = (task + 1) * rows // tasks - first
-        _product_rows(m, a + first * a_row, a_row, a_step, b, tail, zeros, c + first * columns, columns, depth)
+        if init == NULL:
+            for i in range(first, first + m):
+                _row(columns, depth, a + i * a_row, a_step, b, b_step, c + i * columns)
+        else:
+            _product_rows(m, a + first * a_row, a_row, a_step, b, b_step, tail, init, c + first * columns, columns,
+                          depth)
+
+
+cdef void _product_in_place(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, floating* c,
+                            Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth, char* scratch,
+                            int threads) noexcept nogil:
+    """c (rows, columns) = a @ b, a given by its strides, b and c row-major."""
+    cdef Py_ssize_t wide = _wide(sizeof(floating)), whole = columns // wide * wide, k
+    cdef floating* zeros = <floating*>scratch
+    cdef floating* tail = <floating*>NULL
+    if rows == 1 or depth == 1:
+        zeros = <floating*>NULL
+    else:
+        memset(zeros, 0, round_up(columns, wide) * sizeof(floating))
+        if columns % (wide // 2):
+            tail = zeros + round_up(columns, wide)
+            memset(tail, 0, depth * wide * sizeof(floating))
+            for k in range(depth):
+                memcpy(tail + k * wide, b + k * columns + whole, (columns - whole) * sizeof(floating))
+    _product(a, a_row, a_step, b, columns, tail, zeros, c, rows, columns, depth, threads)
 
 
 cdef void linear_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
                              Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, void* scratch,
                              int threads) noexcept nogil:
     """output (n, outputs) = input (n, features) @ weight' + bias; bias may be NULL."""
-    cdef Py_ssize_t wide = _wide(sizeof(floating)), first, m
-    cdef Py_ssize_t task, tasks = (outputs + micro().rows - 1) // micro().rows
-    cdef floating* zeros = <floating*>aligned_start(scratch)
-    cdef floating* transposed = zeros + wide
-    cdef floating* tails = transposed + round_up(n, wide) * features
-    cdef floating* tiles = tails + FEW * wide
-    cdef Py_ssize_t* offset = <Py_ssize_t*>transposed
-    cdef Py_ssize_t lanes = wide // 2, whole = features // lanes, i, j
-    memset(zeros, 0, wide * sizeof(floating))
-    if n <= FEW:
-        for i in range(whole):
-            offset[i] = i * lanes
-        offset[0] = 0
-        for i in range(n):
-            for j in range(lanes):
-                tails[i * lanes + j] = input[i * features + whole * lanes + j] if whole * lanes + j < features else 0
-    else:
-        _transpose(input, n, features, wide, transposed)
+    cdef Py_ssize_t task, tasks = pieces(outputs, BLOCK), first, m, wide = _wide(sizeof(floating))
+    cdef floating* init = <floating*>aligned_start(scratch)
+    cdef floating* transposed = init + round_up(outputs, wide)
+    memset(init, 0, round_up(outputs, wide) * sizeof(floating))
+    if bias != NULL:
+        memcpy(init, bias, outputs * sizeof(floating))
+    if n > SEVERAL:
+        _transpose(outputs, features, weight, transposed, round_up(outputs, wide))
+        _product(input, features, 1, <const floating*>transposed, round_up(outputs, wide), <const floating*>NULL,
+                 <const floating*>init, output, n, outputs, features, threads)
+        return
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, n * features * outputs // 16))):
-        first = task * outputs // tasks
-        m = (task + 1) * outputs // tasks - first
-        if n <= FEW:
-            _forward_few(first, m, weight, bias, input, tails, output, n, features, outputs, offset, zeros,
-                         tiles + thread_index() * micro().rows * wide)
-        else:
-            _forward_rows(first, m, weight, bias, transposed, output, n, features, outputs, zeros,
-                          tiles + thread_index() * micro().rows * wide)
+        first = task * BLOCK
+        m = min(<Py_ssize_t>BLOCK, outputs - first)
+        _outputs(m, weight + first * features, init + first, input, output + first, n, features, outputs)
 
 
 cdef void linear_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
                                    Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, void* scratch,
                                    int threads) noexcept nogil:
     """grad_input (n, features) = grad_output (n, outputs) @ weight."""
-    _product(grad_output, outputs, 1, weight, grad_input, n, features, outputs, aligned_start(scratch), threads)
+    _product_in_place(grad_output, outputs, 1, weight, grad_input, n, features, outputs, aligned_start(scratch),
+                      threads)
 
 
 cdef void linear_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
@@ -187,7 +182,8 @@ cdef void linear_backward_weight_ptr(const floating* grad_output, const floating
     """grad_weight (outputs, features) and grad_bias (outputs), either of which may be NULL."""
     cdef Py_ssize_t i, o
     if grad_weight != NULL:
-        _product(grad_output, 1, outputs, input, grad_weight, outputs, features, n, aligned_start(scratch), threads)
+        _product_in_place(grad_output, 1, outputs, input, grad_weight, outputs, features, n, aligned_start(scratch),
+                          threads)
     if grad_bias != NULL:
         memset(grad_bias, 0, outputs * sizeof(floating))
         for i in range(n):

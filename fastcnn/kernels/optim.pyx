@@ -2,8 +2,8 @@
 
 Tiling and ownership: one task is CHUNK neighbouring elements; it alone reads and writes them, in all arrays. The norm
 of a gradient is a sum for each chunk, over LANES interleaved double accumulators, written to its own place in
-`partials`; the caller adds these in order. No thread count changes a bit. The loops of the updates are micro/optim_lanes.h,
-compiled for each instruction set.
+`partials`; the caller adds these in order. No thread count changes a bit. The loops of the updates are
+micro/optim_lanes.h, compiled for each instruction set.
 """
 
 from cython cimport floating

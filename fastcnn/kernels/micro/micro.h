@@ -30,6 +30,14 @@ typedef struct {
    depthwise_weights: c[s*c_row + j] += sum over k < depth of a[a_offset[s] + k*a_step + j] * b[k*b_step + j]
    for every segment s and j < n <= lanes.
 
+   dots: c[r*c_row + j] = init[j] + sum over k < depth of a[r*a_row + k] * b[j*b_row + k] for r < m and j < n, whatever
+   m and n; with init NULL the sum is added to c.
+
+   row: c[j] = sum over k < depth of a[k*a_step] * b[k*b_step + j] for j < n, whatever n; added to c if `add`.
+
+   transpose: out[c*out_row + r] = a[r*a_row + c] for r < rows and c < columns; the rows of out are written up to the
+   next multiple of `lanes` after `rows`, zero past it.
+
    copy_runs: out[x*out_step + j] = a[x*a_step + j] for x < count and j < FASTCNN_WINDOW_RUN.
 
    gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r
@@ -51,6 +59,12 @@ typedef struct {
                                const T *init, T *c, ptrdiff_t c_row);                                                 \
     void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
                                        ptrdiff_t c_row);                                                              \
+    void (*dots_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const T *a, ptrdiff_t a_row, const T *b,         \
+                          ptrdiff_t b_row, const T *init, T *c, ptrdiff_t c_row);                                     \
+    void (*row_##suffix)(ptrdiff_t n, ptrdiff_t depth, const T *a, ptrdiff_t a_step, const T *b, ptrdiff_t b_step,    \
+                         T *c, int add);                                                                              \
+    void (*transpose_##suffix)(ptrdiff_t rows, ptrdiff_t columns, const T *a, ptrdiff_t a_row, T *out,                \
+                               ptrdiff_t out_row);                                                                    \
     void (*copy_runs_##suffix)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step);            \
     void (*gather_##suffix)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,        \
                             ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out);                                  \

@@ -3,8 +3,8 @@
 
      T, SUFFIX, ROOT    element type, the end of the functions' names, and the square root
 
-   The loops are plain, and the compiler makes vectors of them. No multiplication is contracted with an addition (optim.c
-   sees to it), so every instruction set gives the same bits. */
+   The loops are plain, and the compiler makes vectors of them. No multiplication is contracted with an addition
+   (optim.c sees to it), so every instruction set gives the same bits. */
 
 static void NAME(sgd)(ptrdiff_t size, T *p, const T *g, T *b, const T lr, const T momentum, const T part, const T decay,
                       const int nesterov, const int first) {

@@ -140,6 +140,7 @@ static void NAME(copy_runs)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *ou
 
 #include "few.h"
 #include "winograd.h"
+#include "dots.h"
 
 #undef T
 #undef LANES
