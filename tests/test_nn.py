@@ -517,13 +517,21 @@ def test_no_grad_ends_with_an_exception_and_nests():
         with nn.no_grad():
             pass
         assert not nn.is_grad_enabled()
+    again = nn.no_grad()
+    with again:
+        with again:
+            pass
+        assert not nn.is_grad_enabled()
+    assert nn.is_grad_enabled()
 
 
 def test_no_grad_decorates():
     @nn.no_grad()
     def enabled():
+        """Say."""
         return nn.is_grad_enabled()
 
+    assert enabled.__doc__ == "Say."
     assert not enabled()
     assert not enabled()
     assert nn.is_grad_enabled()

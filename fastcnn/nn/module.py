@@ -5,10 +5,10 @@ There is no graph. A module's `forward` keeps the few arrays that its own `backw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Module", "Parameter", "is_grad_enabled", "no_grad"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _grad_enabled: ContextVar[bool] = ContextVar("fastcnn_grad_enabled", default=True)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class no_grad:
     """Within this context (or decorated function) a forward pass saves nothing for backward.
 
     The setting belongs to the current thread (or asynchronous task) alone. What an earlier forward pass saved stays
@@ -42,11 +44,25 @@ def no_grad() -> Iterator[None]:
         ...
     RuntimeError: ReLU.backward: expected a forward pass before it, outside no_grad(), got none since the last backward
     """
-    token = _grad_enabled.set(False)
-    try:
-        yield
-    finally:
-        _grad_enabled.reset(token)
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_grad_enabled.set(False))
+
+    def __exit__(self, *error: object) -> None:
+        _grad_enabled.reset(self._tokens.pop())
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function, to be run within a context of its own each time."""
+
+        @functools.wraps(function)
+        def within(*args: P.args, **kwargs: P.kwargs) -> R:
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return within
 
 
 def is_grad_enabled() -> bool:
