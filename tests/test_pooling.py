@@ -1,5 +1,6 @@
 """Pooling: against the reference, written-out rules, finite differences, and every wrong argument."""
 
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from windows import channels_last, dtypes, in_order, orders
 
 from fastcnn import functional as F
 from fastcnn import reference
+from fastcnn.functional import _checks
 from fastcnn.kernels import isa
+from fastcnn.kernels import pooling as kernels
 
 # Lanes of every register length are filled, overlapped, and left over.
 CHANNELS = [1, 2, 3, 5, 8, 15, 16, 17, 20, 31, 33, 64, 70]
@@ -259,6 +262,78 @@ def test_maxima_and_taps_into_arrays_that_are_given(order):
         with pytest.raises((TypeError, ValueError)) as raised:
             F.max_pool2d_taps(x, 2, relu=True, out=out)
         assert str(raised.value).startswith(message)
+
+
+def between_guards(size, dtype, channels_last=True):
+    """An array (N, C, H, W), and the memory that it lies in the middle of."""
+    memory = np.full(math.prod(size) + 128, 77, dtype)
+    n, c, h, w = size
+    array = memory[64:-64].reshape((n, h, w, c) if channels_last else size)
+    return (array.transpose(0, 3, 1, 2) if channels_last else array), memory
+
+
+FEW = [
+    (2, 2, (28, 28)), (2, 2, (5, 11)), (2, 2, (2, 6)), (3, 3, (10, 17)), ((2, 4), (2, 4), (5, 35)),
+    ((1, 2), (1, 2), (3, 9)), ((3, 2), (2, 3), (9, 20)), (3, 2, (9, 40)), (2, 6, (8, 44)), (5, 5, (15, 52)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), FEW)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_channels(kernel, stride, size, dtype):
+    """Several places in a register: ties, NaN, what is left over, and nothing is written beyond."""
+    for channels in range(2, 10):
+        x = channels_last(np.round(normal((3, channels, *size), dtype), 1))
+        x[1, 0, 1, 1::3], x[2, -1, :, 2] = np.nan, -1
+        for relu in (False, True):
+            expected, expected_taps = reference.max_pool2d_taps(x, kernel, stride, relu=relu)
+            y, y_memory = between_guards(expected.shape, dtype)
+            taps, taps_memory = between_guards(expected.shape, np.uint8)
+            F.max_pool2d_taps(x, kernel, stride, relu=relu, out=(y, taps))
+            assert_array_equal(y, expected)
+            assert_array_equal(taps, expected_taps)
+            dx, dx_memory = between_guards(x.shape, dtype)
+            dy = channels_last(normal(y.shape, dtype, 1))
+            dy[0, 0, 0, 0], dy[-1, -1, -1, -1] = np.inf, np.nan
+            two = [(value, value) if isinstance(value, int) else value for value in (kernel, stride)]
+            window = _checks.window(x.shape, y.shape[2:], *two, (0, 0), (1, 1), True)
+            assert kernels.max_pool_taps_backward(dy, taps, dx, window, relu)
+            expected = reference.max_pool2d_taps_backward(dy, taps, x.shape, kernel, stride, relu=relu)
+            assert_allclose(dx, expected, rtol=1e-6, atol=1e-6)
+            assert all((m[:64] == 77).all() and (m[-64:] == 77).all() for m in (y_memory, taps_memory, dx_memory))
+            assert_array_equal(F.max_pool2d(x, kernel, stride), F.max_pool2d_taps(x, kernel, stride)[0])
+            dx[...] = 5
+            taps[2, -1, -1, 0] = math.prod(two[0])
+            assert not kernels.max_pool_taps_backward(dy, taps, dx, window, relu)
+            assert (dx == 5).all()
+
+
+def test_few_channels_and_threads(threads):
+    x = channels_last(normal((3, 5, 90, 70), np.float32))
+
+    def call():
+        y, taps = F.max_pool2d_taps(x, 2, relu=True)
+        return y, taps, F.max_pool2d_taps_backward(y, taps, x.shape, 2, relu=True)
+
+    each_thread_count_agrees(threads, call)
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+@pytest.mark.parametrize("relu", [False, True])
+def test_each_wrong_tap_is_seen(channels, relu):
+    """Of windows that padding cuts off on one side or two, every tap that is not inside the image."""
+    shape = (1, channels, 5, 6)
+    y, taps = F.max_pool2d_taps(channels_last(normal(shape, np.float32)), 3, 2, 1, relu=relu)
+    for row, column, number in np.ndindex(*y.shape[2:], 256):
+        i, j = 2 * row - 1 + number // 3, 2 * column - 1 + number % 3
+        right = (0 <= i < 5 and 0 <= j < 6 and number < 9) or (relu and number == 255)
+        wrong = taps.copy()
+        wrong[0, channels // 2, row, column] = number
+        try:
+            F.max_pool2d_taps_backward(y, wrong, shape, 3, 2, 1, relu=relu)
+            assert right
+        except ValueError:
+            assert not right
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])

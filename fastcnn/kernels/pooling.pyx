@@ -9,6 +9,9 @@ windows that it lies in: the pixels of one phase of the stride, w, w + sw, w + 2
 relatively, and are a run. So each element is a sum in a fixed order, and nothing is scattered. Ownership: a task is one
 row of one image (channels-last) or plane (NCHW) of the array written, and nobody else writes it.
 
+Where a register holds the channels of several places, max-pooling has loops of its own (`Few`): a row is read as it
+lies, and permutations bring each tap's elements under the outputs. There a task is some rows, forward and backward.
+
 What follows taps or indices to where they point writes all over a plane: `scatter` and `take`, and the backward pass of
 max-pooling where channels do not fill the lanes or a pixel lies in many windows. There a task is a whole plane, or a
 block of an image's channels, and goes through its taps or indices in row-major order. The sums have the same order.
@@ -32,12 +35,21 @@ cdef extern from "micro/pool.h" nogil:
         Py_ssize_t tag, row_tag, column_tag
         Py_ssize_t lane_tag, place_tag
 
+    ctypedef struct Few "fastcnn_few":
+        Py_ssize_t channels, group, lines, places, line, place
+        Py_ssize_t rows, columns, row_step, column_step
+
     ctypedef struct Lanes "fastcnn_pool":
-        Py_ssize_t route_taps
+        Py_ssize_t route_taps, few_bytes
+        int (*outside)(const uint8_t*, Py_ssize_t, int, int, int) noexcept nogil
         void (*max_f32)(const Run*, const float*, float*, void*, int, int) noexcept nogil
         void (*max_f64)(const Run*, const double*, double*, void*, int, int) noexcept nogil
         void (*route_f32)(const Run*, const float*, const uint8_t*, float*) noexcept nogil
+        void (*max_few_f32)(const Few*, const float*, float*, uint8_t*, int) noexcept nogil
+        void (*route_few_f32)(const Few*, const float*, const float*, const uint8_t*, float*) noexcept nogil
         void (*route_f64)(const Run*, const double*, const uint8_t*, double*) noexcept nogil
+        void (*max_few_f64)(const Few*, const double*, double*, uint8_t*, int) noexcept nogil
+        void (*route_few_f64)(const Few*, const double*, const double*, const uint8_t*, double*) noexcept nogil
         void (*mean_f32)(const Run*, const float*, float*, Py_ssize_t, int) noexcept nogil
         void (*mean_f64)(const Run*, const double*, double*, Py_ssize_t, int) noexcept nogil
 
@@ -46,6 +58,8 @@ cdef extern from "micro/pool.h" nogil:
     int NO_TAP "FASTCNN_NO_TAP"(int tag_bytes)
 
 
+# Outputs that a task has at least, where rows of few channels are one task together.
+cdef Py_ssize_t FEW_OUTPUTS = 4096
 # Tasks that images are cut into, by channels, where taps or indices are followed through a whole plane.
 cdef Py_ssize_t TASKS = 16
 
@@ -186,12 +200,53 @@ cdef inline void _max_row(const floating* input, floating* output, tag_t* tags, 
         x += taps.count
 
 
+cdef inline bint _few(const Window* g, const Lanes* lanes, Py_ssize_t itemsize, Few* few) noexcept nogil:
+    """Whether several places of few channels go through a register together, and then what that takes (pool.h)."""
+    cdef Py_ssize_t length = lanes.few_bytes // itemsize, place = g.sw * g.c
+    cdef Inner rows, columns
+    if not _channel_lanes(g) or 2 * g.c > length or g.sw < 2:
+        return False
+    rows, columns = _inner_rows(g), _inner_columns(g)
+    if rows.first or columns.first or rows.end < g.oh or columns.end < g.ow:
+        return False
+    few.channels, few.places, few.line, few.place = g.c, g.ow, g.sh * g.w * g.c, place
+    few.rows, few.columns, few.row_step, few.column_step = g.kh, g.kw, g.dh * g.w * g.c, g.dw * g.c
+    few.group = min(min(length // g.c, (2 * length - g.c) // place + 1), g.ow)
+    return (few.group - 1) * place + g.c >= length
+
+
+cdef inline Py_ssize_t _few_lines(const Window* g) noexcept nogil:
+    """Rows of outputs that a task has."""
+    return min(g.oh, (FEW_OUTPUTS + g.ow * g.c - 1) // (g.ow * g.c))
+
+
+cdef inline void _max_few_rows(const floating* input, floating* output, uint8_t* taps, Few few, Py_ssize_t task,
+                               const Window* g, bint relu, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t each = _few_lines(g), tasks = (g.oh + each - 1) // each
+    cdef Py_ssize_t y = task % tasks * each, line = g.ow * g.c
+    input += task // tasks * g.h * g.w * g.c + y * few.line
+    output += (task // tasks * g.oh + y) * line
+    if taps is not NULL:
+        taps += (task // tasks * g.oh + y) * line
+    few.lines = min(each, g.oh - y)
+    if floating is float:
+        lanes.max_few_f32(&few, input, output, taps, relu)
+    else:
+        lanes.max_few_f64(&few, input, output, taps, relu)
+
+
 cdef inline void _max_pool(const floating* input, floating* output, tag_t* tags, const Window* g, bint relu,
                            int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g) * g.oh, line = g.ow * _pixel(g), plane = g.h * g.w * _pixel(g)
     cdef Py_ssize_t work = tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
     cdef Inner inner = _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
+    cdef Few few
+    if (tag_t is uint8_t or tags is NULL) and _few(g, lanes, sizeof(floating), &few):
+        tasks = g.n * ((g.oh + _few_lines(g) - 1) // _few_lines(g))
+        for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+            _max_few_rows(input, output, <uint8_t*>tags, few, task, g, relu, lanes)
+        return
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
         _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
                  task % g.oh, inner, g, relu, lanes)
@@ -216,44 +271,67 @@ cdef void max_pool_relu_ptr(const floating* input, floating* output, tap_t* taps
     _max_pool(input, output, taps, g, True, threads)
 
 
-cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end,
-                          bint relu) noexcept nogil:
+cdef inline bint _outside(const tap_t* taps, Py_ssize_t count, Py_ssize_t start, Py_ssize_t end, bint relu,
+                          const Lanes* lanes) noexcept nogil:
     """Whether one of the numbers is not in [start, end); with `relu`, no tap is as good."""
     cdef Py_ssize_t k
-    cdef tap_t none = <tap_t>NO_TAP(sizeof(tap_t)) if relu else <tap_t>start
-    cdef tap_t tap, least = <tap_t>start, largest = <tap_t>start
-    for k in range(count):
-        tap = <tap_t>start if taps[k] == none else taps[k]
-        least = tap if tap < least else least
-        largest = tap if tap > largest else largest
-    return least < start or largest >= end
+    cdef tap_t least = <tap_t>start, largest = <tap_t>start, tap, none = <tap_t>start
+    if tap_t is uint8_t:
+        return lanes.outside(<const uint8_t*>taps, count, start, end, NO_TAP(1) if relu else start)
+    else:
+        if relu:
+            none = <tap_t>NO_TAP(sizeof(tap_t))
+        for k in range(count):
+            tap = <tap_t>start if taps[k] == none else taps[k]
+            least = tap if tap < least else least
+            largest = tap if tap > largest else largest
+        return least < start or largest >= end
 
 
-cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g,
-                                   bint relu) noexcept nogil:
-    cdef Py_ssize_t pixel = _pixel(g), line = g.ow * pixel, y, x, k
+cdef inline bint _outside_column(const tap_t* taps, Py_ssize_t count, Taps real, const Window* g,
+                                 bint relu) noexcept nogil:
+    """Whether one of the taps, which are of the window, lies in columns that are not real."""
+    cdef uint8_t[256] wrong
+    cdef Py_ssize_t k, j
     cdef tap_t none = <tap_t>NO_TAP(sizeof(tap_t))
+    cdef uint8_t found = 0
+    if tap_t is uint8_t:
+        memset(wrong, 1, 256)
+        wrong[none] = not relu
+        for k in range(g.kh):
+            memset(wrong + k * g.kw + real.j, 0, real.columns)
+        for k in range(count):
+            found |= wrong[taps[k]]
+    else:
+        for k in range(count):
+            if not relu or taps[k] != none:
+                j = taps[k] % g.kw
+                found |= j < real.j or j >= real.j + real.columns
+    return found
+
+
+cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner inner, const Window* g, bint relu,
+                                   const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t pixel = _pixel(g), line = g.ow * pixel, y, x
     cdef const tap_t* row
     cdef Taps real
-    if _outside(taps, g.oh * line, 0, g.kh * g.kw, relu):
+    if _outside(taps, g.oh * line, 0, g.kh * g.kw, relu, lanes):
         return True
     for y in range(g.oh):
+        if inner_rows.first <= y < inner_rows.end and inner.first == 0 and inner.end == g.ow:
+            continue
         row = taps + y * line
         if not inner_rows.first <= y < inner_rows.end:
             real = _taps(y, 0, inner, g)
-            if _outside(row, line, real.i * g.kw, (real.i + real.rows) * g.kw, relu):
+            if _outside(row, line, real.i * g.kw, (real.i + real.rows) * g.kw, relu, lanes):
                 return True
         x = 0
         while x < g.ow:
             if x == inner.first and x < inner.end:
                 x = inner.end
                 continue
-            real = _taps(y, x, inner, g)
-            for k in range(x * pixel, (x + 1) * pixel):
-                if relu and row[k] == none:
-                    continue
-                if row[k] % g.kw < real.j or row[k] % g.kw >= real.j + real.columns:
-                    return True
+            if _outside_column(row + x * pixel, pixel, _taps(y, x, inner, g), g, relu):
+                return True
             x += 1
     return False
 
@@ -261,8 +339,9 @@ cdef inline bint _wrong_taps_plane(const tap_t* taps, Inner inner_rows, Inner in
 cdef inline bint _wrong_taps(const tap_t* taps, const Window* g, bint relu, int threads) noexcept nogil:
     cdef Py_ssize_t task, tasks = _planes(g), plane = g.oh * g.ow * _pixel(g), wrong = 0
     cdef Inner inner_rows = _inner_rows(g), inner = _inner_columns(g)
+    cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, tasks * plane))):
-        wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g, relu)
+        wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g, relu, lanes)
     return wrong != 0
 
 
@@ -299,6 +378,26 @@ cdef inline void _route_row(const floating* grad_output, const uint8_t* taps, fl
             column += count * g.sw
 
 
+cdef inline void _route_few_rows(const floating* grad_output, const uint8_t* taps, floating* grad_input, Few few,
+                                 Py_ssize_t task, const Window* g, const Lanes* lanes) noexcept nogil:
+    cdef Py_ssize_t each = _few_lines(g), tasks = (g.oh + each - 1) // each
+    cdef Py_ssize_t y = task % tasks * each, line = g.ow * g.c, row = g.w * g.c, windows = g.ow * g.sw * g.c, k
+    cdef const floating* end = grad_output + g.n * g.oh * line
+    grad_output += (task // tasks * g.oh + y) * line
+    taps += (task // tasks * g.oh + y) * line
+    grad_input += (task // tasks * g.h + y * g.sh) * row
+    few.lines = min(each, g.oh - y)
+    if floating is float:
+        lanes.route_few_f32(&few, grad_output, end, taps, grad_input)
+    else:
+        lanes.route_few_f64(&few, grad_output, end, taps, grad_input)
+    if windows < row:  # columns behind the last window, then rows
+        for k in range(few.lines * g.sh):
+            memset(grad_input + k * row + windows, 0, (row - windows) * sizeof(floating))
+    if y + few.lines == g.oh:
+        memset(grad_input + few.lines * few.line, 0, (g.h - g.oh * g.sh) * row * sizeof(floating))
+
+
 cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* taps, floating* grad_input,
                                      const Window* g, int threads) noexcept nogil:
     """grad_input (n, c, h, w): at each pixel, the sum of the gradients of the windows whose tap it is.
@@ -308,7 +407,14 @@ cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* t
     cdef Py_ssize_t task, tasks = g.n * g.h, line = g.w * g.c, plane = g.oh * g.ow * g.c
     cdef Inner inner = _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    if tap_t is uint8_t and g.channels_last and g.c >= ROUTE_LANES and g.kh * g.kw <= lanes.route_taps:
+    cdef Few few
+    if (tap_t is uint8_t and g.sh == g.kh and g.sw == g.kw and g.dh == 1 and g.dw == 1 and g.sw <= 4
+            and _few(g, lanes, sizeof(floating), &few)):
+        tasks = g.n * ((g.oh + _few_lines(g) - 1) // _few_lines(g))
+        for task in prange(tasks, schedule="static",
+                           num_threads=min(threads, threads_for(tasks, g.n * (g.h * line + plane)))):
+            _route_few_rows(grad_output, <const uint8_t*>taps, grad_input, few, task, g, lanes)
+    elif tap_t is uint8_t and g.channels_last and g.c >= ROUTE_LANES and g.kh * g.kw <= lanes.route_taps:
         for task in prange(tasks, schedule="static",
                            num_threads=min(threads, threads_for(tasks, tasks * line + g.n * plane))):
             _route_row(grad_output + task // g.h * plane, <const uint8_t*>taps + task // g.h * plane,

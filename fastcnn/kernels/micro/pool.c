@@ -47,6 +47,16 @@ enum { ALONG_LANES, ALONG_PLACES };
         for (; x < places; x++) BLOCK(1, LANES, x, at, ALONG_LANES);                                                  \
     }
 
+/* Of each instruction set, a loop that the compiler vectorises. */
+#define OUTSIDE(name)                                                                                                 \
+    static int name(const uint8_t *taps, ptrdiff_t count, int start, int end, int none) {                             \
+        const uint8_t first = (uint8_t)start, most = (uint8_t)(end - start - 1), other = (uint8_t)none;               \
+        uint8_t wrong = 0;                                                                                            \
+        for (ptrdiff_t k = 0; k < count; k++)                                                                         \
+            wrong |= (uint8_t)(((uint8_t)(taps[k] - first) > most) & (taps[k] != other));                             \
+        return wrong;                                                                                                 \
+    }
+
 /* --- any CPU ------------------------------------------------------------------------------------------------------ */
 
 #define T float
@@ -71,8 +81,10 @@ enum { ALONG_LANES, ALONG_PLACES };
 #define NARROW(p, value) for (int i_ = 0; i_ < LANES; i_++) (p)[i_] = (uint8_t)(value)[i_]
 #include "pool_lanes.h"
 
+OUTSIDE(outside_generic)
+
 static const fastcnn_pool pool_generic = {
-    0, max_generic_f32, NULL, mean_generic_f32, max_generic_f64, NULL, mean_generic_f64,
+    0, 0, outside_generic, max_generic_f32, NULL, NULL, NULL, mean_generic_f32, max_generic_f64, NULL, NULL, NULL, mean_generic_f64,
 };
 
 #ifdef FASTCNN_X86
@@ -99,6 +111,11 @@ static inline __m256i bytes_to_64(const uint8_t *p) {
     return _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
 }
 
+static inline __m256i permute_64(__m256i value, __m256i at) {
+    const __m256i low = _mm256_add_epi64(at, at), high = _mm256_add_epi64(low, _mm256_set1_epi64x(1));
+    return _mm256_permutevar8x32_epi32(value, _mm256_or_si256(low, _mm256_slli_epi64(high, 32)));
+}
+
 static inline void bytes_from_32(uint8_t *p, __m256i value) {
     const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(value), _mm256_extracti128_si256(value, 1));
     _mm_storel_epi64((__m128i_u *)p, _mm_packus_epi16(pairs, pairs));
@@ -121,6 +138,7 @@ static inline void bytes_from_64(uint8_t *p, __m256i value) {
 #define PICK PICK8
 #define EVENS 0, 2, 4, 6, 9, 11, 13, 15
 #define WIDEN(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)(p)))
+#define PERMUTE(value, at) _mm256_permutevar8x32_ps((__m256)(value), (__m256i)(at))
 #define NARROW(p, value) bytes_from_32(p, (__m256i)(value))
 #include "pool_lanes.h"
 
@@ -133,11 +151,16 @@ static inline void bytes_from_64(uint8_t *p, __m256i value) {
 #define PICK PICK4
 #define EVENS 0, 2, 5, 7
 #define WIDEN(p) bytes_to_64(p)
+#define PERMUTE(value, at) permute_64((__m256i)(value), (__m256i)(at))
 #define NARROW(p, value) bytes_from_64(p, (__m256i)(value))
 #include "pool_lanes.h"
 
+OUTSIDE(outside_avx2)
+
 static const fastcnn_pool pool_avx2 = {
-    16, max_avx2_f32, route_avx2_f32, mean_avx2_f32, max_avx2_f64, route_avx2_f64, mean_avx2_f64,
+    16, 32, outside_avx2,
+    max_avx2_f32, route_avx2_f32, max_few_avx2_f32, route_few_avx2_f32, mean_avx2_f32,
+    max_avx2_f64, route_avx2_f64, max_few_avx2_f64, route_few_avx2_f64, mean_avx2_f64,
 };
 
 #ifdef __clang__
@@ -169,6 +192,8 @@ static const fastcnn_pool pool_avx2 = {
 #define PICK PICK16
 #define EVENS 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31
 #define WIDEN(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)(p)))
+#define PERMUTE(value, at) _mm512_permutexvar_ps((__m512i)(at), (__m512)(value))
+#define PERMUTE2(a, b, at) _mm512_permutex2var_ps((__m512)(a), (__m512i)(at), (__m512)(b))
 #define NARROW(p, value) _mm_storeu_si128((__m128i_u *)(p), _mm512_cvtepi32_epi8((__m512i)(value)))
 #define NARROW_PART(p, value, count) \
     _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)MASK(count), (__m512i)(value))
@@ -183,12 +208,18 @@ static const fastcnn_pool pool_avx2 = {
 #define PICK PICK8
 #define EVENS 0, 2, 4, 6, 9, 11, 13, 15
 #define WIDEN(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i_u *)(p)))
+#define PERMUTE(value, at) _mm512_permutexvar_pd((__m512i)(at), (__m512d)(value))
+#define PERMUTE2(a, b, at) _mm512_permutex2var_pd((__m512d)(a), (__m512i)(at), (__m512d)(b))
 #define NARROW(p, value) _mm_storel_epi64((__m128i_u *)(p), _mm512_cvtepi64_epi8((__m512i)(value)))
 #define NARROW_PART(p, value, count) _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)MASK(count), (__m512i)(value))
 #include "pool_lanes.h"
 
+OUTSIDE(outside_avx512)
+
 static const fastcnn_pool pool_avx512 = {
-    24, max_avx512_f32, route_avx512_f32, mean_avx512_f32, max_avx512_f64, route_avx512_f64, mean_avx512_f64,
+    24, 64, outside_avx512,
+    max_avx512_f32, route_avx512_f32, max_few_avx512_f32, route_few_avx512_f32, mean_avx512_f32,
+    max_avx512_f64, route_avx512_f64, max_few_avx512_f64, route_few_avx512_f64, mean_avx512_f64,
 };
 
 #ifdef __clang__

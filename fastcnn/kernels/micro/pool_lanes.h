@@ -8,6 +8,8 @@
      NARROW                 (bytes, vector of I): stores LANES unsigned bytes
      NARROW_PART            (bytes, vector of I, count): the first of them, if the instruction set has such a store
      WIDEN                  (bytes) -> vector of I, their inverse, if the instruction set has one: else there is no route
+     PERMUTE                (vector, vector of I) -> the elements of these numbers, modulo LANES; where WIDEN is
+     PERMUTE2               (vector, vector, vector of I) -> those of both, the second's from LANES on, if it has one
      LOADED                 (vector) to say that it is loaded by now
 
    REGISTERS registers of lanes go through a window together, their results in locals of a function that is inlined with
@@ -165,6 +167,152 @@ static void NAME(route)(const fastcnn_run *r, const T *grad, const uint8_t *taps
 }
 #endif
 
+/* --- few channels ------------------------------------------------------------------------------------------------- */
+
+#ifdef PERMUTE
+INLINE VEC NAME(permute2)(const VEC a, const VEC b, const INTS at) {
+#ifdef PERMUTE2
+    return (VEC)PERMUTE2(a, b, at);
+#else
+    const INTS second = at > LANES - 1;
+    return (VEC)((second & (INTS)PERMUTE(b, at)) | (~second & (INTS)PERMUTE(a, at)));
+#endif
+}
+
+/* Windows of `registers` groups, each read by two loads a tap: from the group's first element, and to its last. Whole
+   registers are stored where that stays before `end`, as what comes after a group is stored later. */
+INLINE void NAME(max_few_block)(const int registers, const fastcnn_few *f, const INTS at, const T *source, T *output,
+                                const T *end, uint8_t *tags, const int keep, const int relu) {
+    const ptrdiff_t in = f->group * f->place, out = f->group * f->channels;
+    const ptrdiff_t second = (f->group - 1) * f->place + f->channels - LANES;
+    VEC best[REGISTERS];
+    INTS winner[REGISTERS], number = {0};
+#define READ(k, p) NAME(permute2)(*(const VEC *)((p) + (k) * in), *(const VEC *)((p) + (k) * in + second), at)
+    for (int k = 0; k < registers; k++) {
+        best[k] = READ(k, source);
+        winner[k] = (INTS){0};
+    }
+    ptrdiff_t first = 1; /* the first element is in already */
+    for (ptrdiff_t i = 0; i < f->rows; i++) {
+        const T *p = source + first * f->column_step;
+        for (ptrdiff_t j = first; j < f->columns; j++) {
+            number += 1;
+            for (int k = 0; k < registers; k++) {
+                const VEC value = READ(k, p);
+                const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
+                best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
+                if (keep) winner[k] = (better & number) | (~better & winner[k]);
+            }
+            p += f->column_step;
+        }
+        first = 0;
+        source += f->row_step;
+    }
+#undef READ
+    for (int k = 0; k < registers; k++) {
+        if (relu) {
+            const INTS none = best[k] <= 0;
+            best[k] = (VEC)(~none & (INTS)best[k]);
+            winner[k] = winner[k] | (none & ((INTS){0} + FASTCNN_NO_TAP(1)));
+        }
+        const ptrdiff_t n = end - (output + k * out) >= LANES ? LANES : out;
+        NAME(store)(output + k * out, best[k], 1, n);
+        if (keep) NAME(store_tags)(tags + k * out, 1, winner[k], 0, 0, n);
+    }
+}
+
+INLINE void NAME(max_few_run)(const fastcnn_few *f, const T *source, T *output, uint8_t *tags, const int keep,
+                              const int relu) {
+    const ptrdiff_t channels = f->channels, group = f->group, last = f->places - group;
+    const ptrdiff_t second = (group - 1) * f->place + channels - LANES;
+    const T *end = output + f->lines * f->places * channels;
+    INTS at = {0};
+    for (ptrdiff_t k = 0; k < group * channels; k++) {
+        const ptrdiff_t element = k / channels * f->place + k % channels;
+        at[k] = (I)(element < LANES ? element : LANES + element - second);
+    }
+    for (ptrdiff_t y = 0; y < f->lines; y++) {
+        ptrdiff_t x = 0;
+#define BLOCK(registers)                                                                                              \
+    NAME(max_few_block)(registers, f, at, source + x * f->place, output + x * channels, end, tags + x * channels, keep, \
+                        relu)
+        if (f->places >= REGISTERS * group)
+            for (; x < f->places; x += REGISTERS * group) {
+                if (x > f->places - REGISTERS * group) x = f->places - REGISTERS * group;
+                BLOCK(REGISTERS);
+            }
+        for (; x < f->places; x += group) {
+            if (x > last) x = last;
+            BLOCK(1);
+        }
+#undef BLOCK
+        source += f->line;
+        output += f->places * channels;
+        if (keep) tags += f->places * channels;
+    }
+}
+
+static void NAME(max_few)(const fastcnn_few *f, const T *source, T *output, uint8_t *tags, int relu) {
+    if (!tags) NAME(max_few_run)(f, source, output, tags, 0, relu);
+    else if (relu) NAME(max_few_run)(f, source, output, tags, 1, 1);
+    else NAME(max_few_run)(f, source, output, tags, 1, 0);
+}
+
+/* Each row of a group's windows is stored by `registers` whole registers, the last to end where the group does. */
+INLINE void NAME(route_few_run)(const int registers, const fastcnn_few *f, const T *grad, const T *end,
+                                const uint8_t *taps, T *output) {
+    const ptrdiff_t channels = f->channels, group = f->group, last = f->places - group;
+    ptrdiff_t start[4];
+    INTS at[4], number[4];
+    for (int k = 0; k < registers; k++) {
+        start[k] = k < registers - 1 ? k * LANES : group * f->place - LANES;
+        for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+            const ptrdiff_t element = start[k] + lane;
+            at[k][lane] = (I)(element / f->place * channels + element % channels);
+            number[k][lane] = (I)(element % f->place / channels);
+        }
+    }
+    for (ptrdiff_t y = 0; y < f->lines; y++) {
+        for (ptrdiff_t x = 0; x < f->places; x += group) {
+            if (x > last) x = last;
+            const T *from = grad + x * channels;
+            const uint8_t *tap = taps + x * channels;
+            uint8_t bytes[LANES] = {0};
+            VEC value;
+            if (end - from >= LANES) value = *(const VEC *)from;
+            else {
+                value = (VEC)LOAD_PART(from, group * channels);
+                for (ptrdiff_t k = 0; k < group * channels; k++) bytes[k] = tap[k];
+                tap = bytes;
+            }
+            value += (VEC){0}; /* a sum begins with 0 */
+            const INTS won = (INTS)WIDEN(tap);
+            T *to = output + x * f->place;
+            VEC values[4];
+            INTS winners[4];
+            for (int k = 0; k < registers; k++) {
+                values[k] = (VEC)PERMUTE(value, at[k]);
+                winners[k] = (INTS)PERMUTE(won, at[k]) - number[k];
+            }
+            for (ptrdiff_t i = 0; i < f->rows; i++, to += f->row_step)
+                for (int k = 0; k < registers; k++)
+                    *(VEC *)(to + start[k]) = (VEC)((winners[k] == (INTS){0} + (I)(i * f->columns)) & (INTS)values[k]);
+        }
+        grad += f->places * channels;
+        taps += f->places * channels;
+        output += f->line;
+    }
+}
+
+static void NAME(route_few)(const fastcnn_few *f, const T *grad, const T *end, const uint8_t *taps, T *output) {
+    const ptrdiff_t wide = f->group * f->place;
+    if (wide <= LANES) NAME(route_few_run)(1, f, grad, end, taps, output);
+    else if (wide <= 2 * LANES) NAME(route_few_run)(2, f, grad, end, taps, output);
+    else if (wide <= 3 * LANES) NAME(route_few_run)(3, f, grad, end, taps, output);
+    else NAME(route_few_run)(4, f, grad, end, taps, output);
+}
+#endif
+
 /* --- mean --------------------------------------------------------------------------------------------------------- */
 
 /* Each row's sum first, then the rows: rounding errors grow with rows + columns instead of rows * columns. */
@@ -237,3 +385,5 @@ static void NAME(mean)(const fastcnn_run *r, const T *source, T *output, ptrdiff
 #undef WIDEN
 #undef NARROW
 #undef NARROW_PART
+#undef PERMUTE
+#undef PERMUTE2
