@@ -324,6 +324,20 @@ def test_many_threads_call_at_once():
     assert not wrong
 
 
+@pytest.mark.parametrize("size", [(3, 16, 5, 5), (2, 37, 3, 7), (3, 2, 9, 9), (2, 20, 1, 3), (1, 4, 2, 2), (2, 35, 64)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_flatten_of_blocks_and_what_is_left_over(size, dtype, threads):
+    values = np.arange(np.prod(size), dtype=dtype).reshape(size)
+    x = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+    for count in (1, 3):
+        threads(count)
+        rows = F.flatten(x, 1)
+        assert np.array_equal(rows, values.reshape(size[0], -1))
+        back = F.flatten_backward(rows, size, 1, channels_last=True)
+        assert np.array_equal(back, values)
+        assert back.strides == x.strides
+
+
 @pytest.mark.parametrize("order", [np.ascontiguousarray, channels_last])
 @pytest.mark.parametrize("dims", [(1, -1), (0, -1), (2, 3), (-3, -2)])
 def test_flatten_against_numpy(order, dims):

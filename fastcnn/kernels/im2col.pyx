@@ -5,6 +5,9 @@ columns has shape (n, c*kh*kw, oh*ow), C-contiguous; row (channel, i, j) holds w
 Tiling and ownership: one task is one plane (image, channel). In im2col it writes the kh*kw rows of its channel; in
 col2im it zeroes its plane and adds those rows into it, tap after tap. A plane has one owner, so overlapping windows
 meet no other thread and the order of the sum is fixed by the shape.
+
+With windows of one pixel, each of a channels-last image, both are a transposition. Then a task is a block of an image's
+channels.
 """
 
 from cython cimport floating
@@ -13,6 +16,42 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window, end_inside, first_inside
 from .threads cimport max_threads, threads_for
+
+
+cdef extern from "micro/transpose.h" nogil:
+    void transpose_f32 "fastcnn_transpose_f32"(const float*, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void transpose_f64 "fastcnn_transpose_f64"(const double*, Py_ssize_t, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+
+
+# Channels of an image that are transposed by one task: a line of the cache.
+cdef Py_ssize_t CHANNELS = 16
+
+
+cdef inline bint _is_transposition(const Window* g) noexcept nogil:
+    return (g.channels_last and g.kh == 1 and g.kw == 1 and g.sh == 1 and g.sw == 1 and g.ph == 0 and g.pw == 0
+            and g.oh == g.h and g.ow == g.w)
+
+
+cdef inline void _transpose(const floating* source, Py_ssize_t source_step, floating* target, Py_ssize_t target_step,
+                            Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    if floating is float:
+        transpose_f32(source, source_step, target, target_step, rows, columns)
+    else:
+        transpose_f64(source, source_step, target, target_step, rows, columns)
+
+
+cdef inline void _transpose_images(const floating* source, floating* target, bint to_planes, const Window* g,
+                                   int threads) noexcept nogil:
+    """Images (h*w, c) to planes (c, h*w), or back."""
+    cdef Py_ssize_t pixels = g.h * g.w, size = pixels * g.c, blocks = (g.c + CHANNELS - 1) // CHANNELS
+    cdef Py_ssize_t task, tasks = g.n * blocks, image, first, channels
+    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, g.n * size))):
+        image, first = task // blocks * size, task % blocks * CHANNELS
+        channels = min(CHANNELS, g.c - first)
+        if to_planes:
+            _transpose(source + image + first, g.c, target + image + first * pixels, pixels, pixels, channels)
+        else:
+            _transpose(source + image + first * pixels, pixels, target + image + first, g.c, channels, pixels)
 
 
 cdef inline void _plane_to_columns(const floating* plane, Py_ssize_t row_step, Py_ssize_t column_step,
@@ -81,6 +120,9 @@ cdef void im2col_ptr(const floating* input, floating* columns, const Window* g, 
     cdef Py_ssize_t plane, planes = g.n * g.c
     cdef Py_ssize_t size = g.kh * g.kw * g.oh * g.ow
     cdef Py_ssize_t column_step = g.c if g.channels_last else 1
+    if _is_transposition(g):
+        _transpose_images(input, columns, True, g, threads)
+        return
     for plane in prange(planes, schedule="static", num_threads=min(threads, threads_for(planes, planes * size))):
         _plane_to_columns(input + _plane_offset(plane, g), g.w * column_step, column_step, columns + plane * size, g)
 
@@ -90,6 +132,9 @@ cdef void col2im_ptr(const floating* columns, floating* output, const Window* g,
     cdef Py_ssize_t plane, planes = g.n * g.c
     cdef Py_ssize_t size = g.kh * g.kw * g.oh * g.ow
     cdef Py_ssize_t column_step = g.c if g.channels_last else 1
+    if _is_transposition(g):
+        _transpose_images(columns, output, False, g, threads)
+        return
     for plane in prange(planes, schedule="static",
                         num_threads=min(threads, threads_for(planes, planes * (size + g.h * g.w)))):
         _columns_to_plane(columns + plane * size, output + _plane_offset(plane, g), g.w * column_step, column_step, g)
