@@ -25,6 +25,11 @@
 #endif
 #define LOADED(value) (void)(value)
 
+/* Asks for the memory that comes AHEAD bytes behind p, to read or to write it: rows of an image follow each other, but
+   are gone through side by side, which the CPU does not foresee (Zen 5: 150 us in place of 600 from the L3, 8 MB). */
+#define AHEAD 4096
+#define FETCH(p, write) __builtin_prefetch((const char *)(p) + AHEAD, write)
+
 /* Which lanes and places the registers of a block hold: neighbouring lanes of one place where there are lanes enough for
    REGISTERS registers, else the same lanes of neighbouring places. A block is BLOCK(registers, n, x, at, along): from
    place x and lane `at` on, n lanes a register, and `along` says which of the two. The last lanes of all are done again

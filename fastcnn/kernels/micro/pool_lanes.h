@@ -65,6 +65,7 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const ptrdif
     INTS row_number = {0};
     for (int k = 0; k < registers; k++) {
         best[k] = NAME(load)(source + k * in, step, reads);
+        if (step == 1) FETCH(source + k * in, 0);
         winner[k] = (INTS){0};
     }
     ptrdiff_t first = 1; /* the first element is in already */
@@ -75,6 +76,7 @@ INLINE void NAME(max_block)(const int registers, const ptrdiff_t n, const ptrdif
             for (int k = 0; k < registers; k++) {
                 VEC value = NAME(load)(p + k * in, step, reads);
                 LOADED(value);
+                if (step == 1) FETCH(p + k * in, 0);
                 const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
                 best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
                 if (tag_bytes) winner[k] = (better & number) | (~better & winner[k]);
@@ -153,7 +155,10 @@ INLINE void NAME(route_block)(const int registers, const int along, const fastcn
         taps += r->row_step;
         row_number += (I)r->row_tag;
     }
-    for (int k = 0; k < registers; k++) *(VEC *)(output + k * out) = total[k];
+    for (int k = 0; k < registers; k++) {
+        *(VEC *)(output + k * out) = total[k];
+        FETCH(output + k * out, 1);
+    }
 }
 
 static void NAME(route)(const fastcnn_run *r, const T *grad, const uint8_t *taps, T *output) {
@@ -190,6 +195,7 @@ INLINE void NAME(max_few_block)(const int registers, const fastcnn_few *f, const
 #define READ(k, p) NAME(permute2)(*(const VEC *)((p) + (k) * in), *(const VEC *)((p) + (k) * in + second), at)
     for (int k = 0; k < registers; k++) {
         best[k] = READ(k, source);
+        FETCH(source + k * in, 0);
         winner[k] = (INTS){0};
     }
     ptrdiff_t first = 1; /* the first element is in already */
@@ -199,6 +205,7 @@ INLINE void NAME(max_few_block)(const int registers, const fastcnn_few *f, const
             number += 1;
             for (int k = 0; k < registers; k++) {
                 const VEC value = READ(k, p);
+                FETCH(p + k * in, 0);
                 const INTS better = ~(value <= best[k]) & (best[k] == best[k]); /* larger, or the first NaN */
                 best[k] = (VEC)((better & (INTS)value) | (~better & (INTS)best[k]));
                 if (keep) winner[k] = (better & number) | (~better & winner[k]);
