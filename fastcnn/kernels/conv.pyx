@@ -39,7 +39,7 @@ from .geometry cimport Window
 from .isa cimport WINDOW_RUN, Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
-    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_places, forward_job, lanes_of, pieces,
+    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_far, fetch_places, forward_job, lanes_of, pieces,
     put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
@@ -274,7 +274,9 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     cdef Py_ssize_t q, p, y, x, t, m, n, channels, c0, tiles = pieces(columns, micro().rows)
     cdef Py_ssize_t taps = job.taps_y * job.taps_x, out_pixel = job.dest_sx * job.dest.pixel
     cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0, done
+    cdef Py_ssize_t ahead = job.ahead * sizeof(floating)
     cdef bint after
+    cdef const floating* start
     cdef const floating* a
     cdef const floating* b
     cdef const floating* init
@@ -284,6 +286,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     dest += (image * job.dest.image + group * job.outputs * job.dest.channel
              + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
     packed += group * taps * job.inputs * job.panels * job.panel
+    start = source + top * job.sy * job.source.row
     s.segments, s.a_offset, s.a_row, s.a_step, s.b_step = job.segments, offset, job.sx * job.pixel, 1, job.panel
     s.b_offset = NULL
     for q in range(job.chunks):
@@ -314,6 +317,9 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                          + p * job.panel * job.dest.channel)
                     if after:  # on its way while the sums are made
                         fetch_places(job, c, m)
+                    if ahead and p == 0:  # and what this thread will probably copy next
+                        fetch_far(start + y * job.sy * job.source.row + x * job.sx * job.source.pixel, ahead,
+                                  m * job.sx * job.source.pixel * sizeof(floating))
                     if job.dest.channel == 1:
                         run_tile(m, n, &s, a + y * job.sy * job.row + x * s.a_row, b, init, c, out_pixel)
                         if after and (x + m - done >= AFTER_PLACES or t == tiles - 1):
@@ -392,7 +398,10 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
     _pack(job, weight, bias, packed, packed_bias, threads)
     memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
     # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
-    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
+    threads = min(threads, threads_for(tasks, work // 16))
+    if job.source.channel == 1 and job.groups * job.parts * job.chunks * job.xblocks == 1:
+        job.ahead = threads * (job.source.image if job.yblocks == 1 else job.rows * job.sy * job.source.row)
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
         slice = scratch + s.slices + thread_index() * s.slice
         if job.depthwise:
             _depthwise_block(job, task, offset, source, packed, packed_bias, dest, <floating*>slice,

@@ -16,8 +16,13 @@ cdef extern from *:
     static inline void fastcnn_fetch(const void *p, ptrdiff_t bytes) {
         for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 1, 2);
     }
+    static inline void fastcnn_fetch_far(const void *p, ptrdiff_t ahead, ptrdiff_t bytes) {
+        const size_t start = (size_t)p + (size_t)ahead; /* perhaps past the end, where there is nothing to be had */
+        for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)(start + (size_t)i), 0, 2);
+    }
     """
     void fetch "fastcnn_fetch"(const void* p, Py_ssize_t bytes) noexcept nogil
+    void fetch_far "fastcnn_fetch_far"(const void* p, Py_ssize_t ahead, Py_ssize_t bytes) noexcept nogil
 
 
 cdef enum:
@@ -51,6 +56,7 @@ cdef struct Job:
     Py_ssize_t pitch                            # elements of a pixel in the copy: a chunk, and some more (see PITCH)
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
     Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
+    Py_ssize_t ahead                            # from a block's source to that of the thread's next one, or 0
     Py_ssize_t window                           # windowed: from one window's copy to the next
 
 

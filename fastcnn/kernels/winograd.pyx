@@ -26,7 +26,7 @@ from libc.string cimport memset
 
 from .isa cimport Sum, micro
 from .jobs cimport (
-    ALIGN, Job, aligned, copy_pixels, fetch_places, lanes_of, pieces, put_tile, round_up, run_tile,
+    ALIGN, Job, aligned, copy_pixels, fetch_far, fetch_places, lanes_of, pieces, put_tile, round_up, run_tile,
 )
 from .norm cimport after_places
 from .threads cimport thread_index, threads_for
@@ -65,6 +65,7 @@ cdef struct Plan:
     Py_ssize_t tiles                            # of a full block
     Py_ssize_t v_tile, v_position               # strides of V
     Py_ssize_t m_tile, m_position               # strides of M, or of Y
+    Py_ssize_t ahead                            # from a block's source to that of the thread's next one, or 0
     Py_ssize_t slot                             # elements of a task's partial sums (backward-weight)
     # Scratch, in bytes from the start: packed weights, bias, zeros (or partial sums); then slices, one a thread.
     Py_ssize_t bias, zeros, slices, slice, bytes
@@ -250,7 +251,8 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t images = min(p.images, job.n - image)
     cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
     cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
-    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, lines, r
+    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, lines, r, share
+    cdef const floating* start
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* m = <floating*>(slice + p.m)
     cdef floating* tile = <floating*>(slice + p.tile)
@@ -266,6 +268,8 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, job.inputs, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
     places = min(2 * columns, job.nx - 2 * left)
+    start = source + image * job.source.image + 2 * top * job.source.row
+    share = images * 2 * rows * job.source.row // (16 * heights)
     lines = min(2 * rows, job.ny - 2 * top)
     for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
         first_panel = each * p.width
@@ -279,6 +283,9 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
             for panel in range(width):
                 for t in range(heights):
                     first = t * tiles // heights
+                    if p.ahead and panel == 0 and each == 0:  # what this thread will probably transform next
+                        fetch_far(start + (position * heights + t) * share, p.ahead * sizeof(floating),
+                                  share * sizeof(floating))
                     run_tile((t + 1) * tiles // heights - first, p.panel, &s,
                              <const floating*>(v + position * p.v_position + first * p.v_tile),
                              u + (panel * 16 + position) * job.inputs * p.panel, zeros,
@@ -327,7 +334,10 @@ cdef bint winograd_sums(const Job* job, const floating* source, const floating* 
     memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
     tasks = p.batches * p.yblocks * p.xblocks * job.groups * p.parts
     work *= job.n * p.tiles_y * p.tiles_x
-    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work))):
+    threads = min(threads, threads_for(tasks, work))
+    if job.source.channel == 1 and job.groups * p.parts * p.xblocks == 1:
+        p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else 2 * p.rows * job.source.row)
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
         bad += _block(job, &p, task, source, packed, packed_bias, zeros, dest,
                       scratch + p.slices + thread_index() * p.slice)
     return bad == 0
