@@ -27,6 +27,7 @@ EXTENSIONS = {
     "pooling": ["micro/pool.c"],
     "winograd": [],
     "planar": [],
+    "ring": [],
     "spread": [],
     "conv": [],
     "matrix": [],

@@ -13,15 +13,12 @@ Every pass is one or more jobs (struct Job): sums over the taps of a window, fro
 
 Tiling: channels are summed in chunks, so that a chunk's packed weights (one panel: `panel` outputs) stay in L1/L2; for
 a chunk, a block of rows x columns places has its source copied once, and every panel is run over it in register tiles
-of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h). One shape is tiled apart:
-
-  windowed          short windows in backward-weight (LeNet's first layer): windows are copied out one after the other,
-                    and a tile is up to 14 outputs by all taps
+of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h).
 
 More ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit (matrix.pyx),
-Winograd's algorithm for 3x3 windows (winograd.pyx), and two ways for few channels (planar.pyx; spread.pyx, which is
-given a whole gradient of an input, not jobs). A job that the first two give up, because a result is not finite, is done
-by the sums here.
+Winograd's algorithm for 3x3 windows (winograd.pyx), and three ways for few channels (planar.pyx; spread.pyx, which is
+given a whole gradient of an input, not jobs; ring.pyx for the weights). A job that the first two give up, because a
+result is not finite, is done by the sums here.
 
 What comes after the sums (job.after: batch norm, residual, ReLU) is done to places here and by Winograd's algorithm as
 soon as their sums are complete, in the L1 cache. The matrix unit and planar tiles leave it to a pass of its own.
@@ -36,7 +33,7 @@ from cython.parallel cimport prange
 from libc.string cimport memset
 
 from .geometry cimport Window
-from .isa cimport WINDOW_RUN, Sum, micro
+from .isa cimport Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
     ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_far, fetch_places, forward_job, lanes_of, pieces,
@@ -44,6 +41,7 @@ from .jobs cimport (
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
 from .planar cimport planar_fits, planar_scratch, planar_sums
+from .ring cimport ring_fits, ring_scratch, ring_weight_grad
 from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
@@ -95,28 +93,21 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
         fit = max(16, fit // 16 * 16)
         job.chunk = min(channels, round_up(pieces(channels, pieces(channels, fit)), 16))
     job.chunks = pieces(channels, job.chunk)
-    # One more element than taps: a 1, which makes the bias's gradient one more column of the weights'.
-    job.windowed = (weights and not job.depthwise and job.chunks == 1 and job.tx == 1
-                    and taps * channels < 4 * lanes and job.taps_x * channels <= WINDOW_RUN)
-    job.window = round_up(max(taps * channels + 1, (taps - job.taps_x) * channels + WINDOW_RUN), lanes)
     outside = (job.y0 < 0 or job.x0 < 0
                or (job.ny - 1) * job.sy + job.y0 + reach_y >= job.source.h
                or (job.nx - 1) * job.sx + job.x0 + reach_x >= job.source.w)
     job.in_place = job.taps_y == 0 or (
-        job.source.channel == 1 and not (outside or job.windowed)
+        job.source.channel == 1 and not outside
         and (job.depthwise or job.source.pixel * itemsize % PITCH != 0))
     # A window's row stays one run where that matters, which is where there are few channels.
     job.pitch = job.chunk
     if not job.depthwise and (job.chunks > 1 or taps == 1) and job.chunk * itemsize % PITCH == 0:
         job.pitch += lanes
     # Columns of a block: all, unless even one row of places is too much to copy; backward-weight copies the gradient of
-    # a place's outputs, or its window, beside.
+    # a place's outputs beside.
     pitch = job.pitch * (reach_y + 1)
     if weights and not job.depthwise:
         beside = job.panels * job.panel
-        if job.windowed:  # the windows are most of the block, written and read at once: they belong in L1
-            beside = job.window
-            block //= 8
     job.columns = job.nx
     if ((job.nx - 1) * job.sx + reach_x + 1) * pitch + job.nx * beside > block:
         fit = (block - reach_x * pitch) // (job.sx * pitch + beside)
@@ -193,9 +184,7 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
         s.partial += aligned(itemsize * (round_up(job.groups, lanes) if job.depthwise else
                                          job.groups * job.panels * job.panel))
     s.slices = s.partial + aligned(itemsize * partial)
-    # Vector loads of the last channels may run past the copy by less than two registers, copies of a run by less than
-    # WINDOW_RUN elements.
-    slack = 2 * lanes + WINDOW_RUN
+    slack = 2 * lanes  # vector loads of the last channels may run past the copy by less than two registers
     s.copy = aligned(0 if job.in_place else itemsize * (job.images * job.span_y * job.span_x * job.pitch + slack))
     s.tile = aligned(itemsize * (tile + slack))
     s.slice = s.copy + s.tile
@@ -493,14 +482,12 @@ cdef inline Py_ssize_t _weight_parts(const Job* job) noexcept nogil:
 cdef inline Py_ssize_t _partial_size(const Job* job) noexcept nogil:
     if job.depthwise:
         return job.taps_y * job.taps_x * round_up(job.groups, job.panel)
-    if job.windowed:
-        return job.groups * job.outputs * job.window
     return job.groups * job.taps_y * job.taps_x * job.inputs * job.panels * job.panel
 
 
 cdef Scratch _weight_layout(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Py_ssize_t tile = job.images * job.rows * job.columns
-    tile *= job.window if job.windowed else job.panels * job.panel
+    tile *= job.panels * job.panel
     if job.depthwise:
         tile = 0 if job.dest.channel == 1 else job.rows * job.columns * round_up(job.chunk, job.panel)
     # The bias partials (one row a part) come after the weights'.
@@ -581,67 +568,6 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
                     m = (t + 1) * depth // tiles - r
                     run_tile(m, n, &s, a + offset[seg] + r, g, <const floating*>NULL,
                              partial + (seg * depth + r) * pitch + p * job.panel, pitch)
-
-
-cdef inline void _copy_windows(const Job* job, const Py_ssize_t* offset, const floating* source, Py_ssize_t columns,
-                               floating* out) noexcept nogil:
-    """The windows of a row of places, one after the other, each with a 1 after its last element.
-
-    A run copies more than its own elements, which the next run of that window writes over; there is room for the last
-    one's. What is left between windows only meets columns of the sum that nobody looks at.
-    """
-    cdef Py_ssize_t k, x, step = job.sx * job.pixel, one = job.segments * job.depth
-    for k in range(job.segments):
-        if floating is float:
-            micro().copy_runs_f32(columns, source + offset[k], step, out + k * job.depth, job.window)
-        else:
-            micro().copy_runs_f64(columns, source + offset[k], step, out + k * job.depth, job.window)
-    for x in range(columns):
-        out[x * job.window + one] = 1
-
-
-cdef void _window_blocks(const Job* job, Py_ssize_t group, Py_ssize_t part, Py_ssize_t parts,
-                         const Py_ssize_t* offset, const Py_ssize_t* row_offset, const floating* source,
-                         const floating* grad, floating* partial, floating* partial_bias, floating* copy,
-                         floating* windows) noexcept nogil:
-    """One task: the sum over one part of all blocks, for one group; partial[output][window]."""
-    cdef Py_ssize_t blocks = job.batches * job.yblocks * job.xblocks, size = job.span_y * job.row
-    cdef Py_ssize_t taps = job.taps_y * job.taps_x * job.inputs, wide = 2 * lanes_of(sizeof(floating))
-    cdef Py_ssize_t block, image, images, top, left, rows, columns, i, y, k, o, p, m
-    cdef Py_ssize_t tiles = pieces(job.outputs, micro().rows)
-    cdef floating* out
-    cdef Sum s
-    source += group * job.inputs * job.source.channel
-    grad += group * job.outputs * job.dest.channel
-    partial += group * job.outputs * job.window
-    memset(partial, 0, job.outputs * job.window * sizeof(floating))
-    s.a_offset, s.a_row, s.a_step, s.b_step, s.b_offset = row_offset, job.dest.channel, job.dest.pixel, job.window, NULL
-    for block in range(part * blocks // parts, (part + 1) * blocks // parts):
-        left = block % job.xblocks * job.columns
-        top = block // job.xblocks % job.yblocks * job.rows
-        image = block // (job.xblocks * job.yblocks) * job.images
-        images = min(job.images, job.n - image)
-        rows, columns = min(job.rows, job.ny - top), min(job.columns, job.nx - left)
-        out = windows
-        for i in range(images):
-            copy_pixels(source + (image + i) * job.source.image, &job.source, top * job.sy + job.y0,
-                        (rows - 1) * job.sy + (job.taps_y - 1) * job.ty + 1, left * job.sx + job.x0, job.span_x,
-                        job.inputs, copy + i * size, job.chunk)
-            for y in range(rows):
-                _copy_windows(job, offset, <const floating*>(copy + i * size + y * job.sy * job.row), columns, out)
-                out += columns * job.window
-        s.segments, s.depth, s.b_segment = images * rows, columns, columns * job.window
-        for o in range(tiles):
-            k = o * job.outputs // tiles
-            m = (o + 1) * job.outputs // tiles - k
-            for p in range(pieces(job.window, wide)):
-                run_tile(m, min(wide, job.window - p * wide), &s,
-                         grad + (image * job.dest.image + top * job.dest.row + left * job.dest.pixel
-                                 + k * job.dest.channel),
-                         windows + p * wide, <const floating*>NULL, partial + k * job.window + p * wide, job.window)
-    if partial_bias != NULL:
-        for o in range(job.outputs):
-            partial_bias[group * job.outputs + o] = partial[o * job.window + taps]
 
 
 cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t part, Py_ssize_t parts,
@@ -725,21 +651,16 @@ cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const fl
         few = min(SUM_OUTPUTS, job.outputs - o0)
         for tap in range(taps):
             for c in range(first, last):
-                if job.windowed:
-                    sums = partial + (group * job.outputs + o0) * job.window + tap * job.inputs + c
-                    pitch = job.window
-                else:
-                    q = c // job.chunk
-                    channels = min(job.chunk, job.inputs - q * job.chunk)
-                    sums = (partial + ((group * job.inputs + q * job.chunk) * taps + tap * channels + c - q * job.chunk)
-                            * job.panels * job.panel + o0)
-                    pitch = 1
+                q = c // job.chunk
+                channels = min(job.chunk, job.inputs - q * job.chunk)
+                sums = (partial + ((group * job.inputs + q * job.chunk) * taps + tap * channels + c - q * job.chunk)
+                        * job.panels * job.panel + o0)
                 total = totals[c - first]
                 for o in range(few):
                     total[o] = 0
                 for part in range(parts):
                     for o in range(few):
-                        total[o] += sums[part * size + o * pitch]
+                        total[o] += sums[part * size + o]
             for o in range(few):  # a line of grad_weight at a time, whatever lies between one output and the next
                 for c in range(first, last):
                     grad_weight[(o0 + o) * job.w_output + c * job.w_input + tap] = totals[c - first][o]
@@ -766,6 +687,9 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     if winograd_fits(&job, True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
                                                           grad_bias, start, threads):
         return
+    if ring_fits(&job, sizeof(floating)):
+        ring_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)
+        return
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
@@ -776,11 +700,8 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     _segment_offsets(&job, offset)
     for task in range(job.images):
         for o in range(job.rows):
-            if job.windowed:
-                offset[job.segments + task * job.rows + o] = task * job.dest.image + o * job.dest.row
-            else:
-                offset[job.segments + task * job.rows + o] = (
-                    task * (job.source.image if job.in_place else job.span_y * job.row) + o * job.sy * job.row)
+            offset[job.segments + task * job.rows + o] = (
+                task * (job.source.image if job.in_place else job.span_y * job.row) + o * job.sy * job.row)
     tasks = parts * job.chunks * (1 if job.depthwise else job.groups)
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
         slice = start + s.slices + thread_index() * s.slice
@@ -792,9 +713,6 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         if job.depthwise:
             _depthwise_weight_blocks(&job, chunk, part, parts, offset, input, grad_output, partial + part * size, bias,
                                      <floating*>slice, <floating*>(slice + s.copy))
-        elif job.windowed:
-            _window_blocks(&job, task // parts, part, parts, offset, offset + job.segments, input, grad_output,
-                           partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
         else:
             _weight_blocks(&job, chunk, task // (parts * job.chunks), part, parts, offset, offset + job.segments, input,
                            grad_output, partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
@@ -821,6 +739,8 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
         most = max(most, matrix_scratch(job, threads, weights))
     if not weights and planar_fits(job, itemsize):
         return max(most, planar_scratch(job, threads, itemsize))
+    if weights and ring_fits(job, itemsize):
+        return max(most, ring_scratch(job, threads, itemsize))
     _tile(job, itemsize, weights)
     s = _weight_layout(job, threads, itemsize) if weights else _job_layout(job, threads, itemsize)
     return max(most, s.bytes)

@@ -18,9 +18,6 @@ cdef extern from "micro/amx.h" nogil:
 
 
 cdef extern from "micro/micro.h" nogil:
-    enum:
-        WINDOW_RUN "FASTCNN_WINDOW_RUN"
-
     ctypedef struct Sum "fastcnn_sum":
         Py_ssize_t segments, depth
         const Py_ssize_t* a_offset
@@ -50,7 +47,6 @@ cdef extern from "micro/micro.h" nogil:
         void (*row_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t, float*,
                         int) noexcept nogil
         void (*transpose_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
-        void (*copy_runs_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         void (*gather_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*,
                            Py_ssize_t, float*) noexcept nogil
         void (*planar_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float*, const float*, bint,
@@ -71,7 +67,6 @@ cdef extern from "micro/micro.h" nogil:
         void (*row_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t, double*,
                         int) noexcept nogil
         void (*transpose_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
-        void (*copy_runs_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*gather_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*,
                            Py_ssize_t, double*) noexcept nogil
         void (*planar_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double*, const double*, bint,

@@ -38,7 +38,7 @@ cdef struct Image:
 cdef struct Job:
     Image source, dest
     Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
-    bint depthwise, windowed
+    bint depthwise
     # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
     # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
     Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
@@ -57,7 +57,6 @@ cdef struct Job:
     Py_ssize_t row, pixel                       # strides of what the tiles read: the copy, or the source itself
     Py_ssize_t segments, depth                  # of a full chunk: runs of equal steps, and their length
     Py_ssize_t ahead                            # from a block's source to that of the thread's next one, or 0
-    Py_ssize_t window                           # windowed: from one window's copy to the next
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t value, Py_ssize_t to) noexcept nogil:

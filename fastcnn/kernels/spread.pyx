@@ -53,7 +53,7 @@ cdef bint spread_fits(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     # Of the registers that hold a row of a window more is used than of those that hold the channels.
     return (job.tx == 1 and job.taps_x > 1 and 3 * row > lanes and job.inputs <= max(lanes // 2, 6)
             and 3 * row * round_up(job.inputs, lanes) >= 4 * job.inputs * round_up(row, lanes)
-            and pieces(job.taps_y, job.sy) * job.outputs >= FEWEST_STEPS)
+            and pieces(job.taps_y, min(job.taps_y, job.sy)) * job.outputs >= FEWEST_STEPS)
 
 
 cdef Plan _plan(const Job* job, int threads, Py_ssize_t itemsize) noexcept nogil:

@@ -17,9 +17,6 @@ typedef struct {
     const ptrdiff_t *b_offset;      /* tile: segment -> offset of its first step from b; NULL for s*b_segment */
 } fastcnn_sum;
 
-/* Elements that copy a run of a short window: more than it has, but a fixed number is one or two moves. */
-#define FASTCNN_WINDOW_RUN 8
-
 /* tile: c[r*c_row + j] = init[j] + sum over s, k of a[a_offset[s] + k*a_step + r*a_row] * b[b_offset[s] + k*b_step + j]
    for r < m and j < n, where m <= rows and n <= 2*lanes; with init NULL the sum is added to c. b and init must be
    readable up to the next multiple of `lanes` after n.
@@ -37,8 +34,6 @@ typedef struct {
 
    transpose: out[c*out_row + r] = a[r*a_row + c] for r < rows and c < columns; the rows of out are written up to the
    next multiple of `lanes` after `rows`, zero past it.
-
-   copy_runs: out[x*out_step + j] = a[x*a_step + j] for x < count and j < FASTCNN_WINDOW_RUN.
 
    gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r
    are quotient and remainder of x + start by stride, 0 <= q - t < windows and r + t*stride < taps: window q - t is over
@@ -65,7 +60,6 @@ typedef struct {
                          T *c, int add);                                                                              \
     void (*transpose_##suffix)(ptrdiff_t rows, ptrdiff_t columns, const T *a, ptrdiff_t a_row, T *out,                \
                                ptrdiff_t out_row);                                                                    \
-    void (*copy_runs_##suffix)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step);            \
     void (*gather_##suffix)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,        \
                             ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out);                                  \
     void (*planar_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t steps, const ptrdiff_t *offset, const T *b,           \

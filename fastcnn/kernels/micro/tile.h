@@ -132,12 +132,6 @@ static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T
         NAME(depthwise_weights_body)(1, n, sum, sum->a_offset + s, a, b, c, c_row);
 }
 
-/* Runs of FASTCNN_WINDOW_RUN elements, one for each place. */
-static void NAME(copy_runs)(ptrdiff_t count, const T *a, ptrdiff_t a_step, T *out, ptrdiff_t out_step) {
-    typedef T run __attribute__((vector_size(FASTCNN_WINDOW_RUN * sizeof(T)), aligned(sizeof(T)), may_alias));
-    for (; count > 0; count--, a += a_step, out += out_step) *(run *)out = *(const run *)a;
-}
-
 #include "few.h"
 #include "winograd.h"
 #include "dots.h"

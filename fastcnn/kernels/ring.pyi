@@ -1,0 +1,1 @@
+# Nothing that Python sees: ring.pxd declares what conv.pyx calls.
