@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     add("--cpu-time", action="store_true", help="measure processor time; for --threads 1 on a machine that is busy")
     add("--isa", metavar="PATH", help="fastcnn's kernel path; avx2 holds PyTorch to AVX2 as well")
     precisions = ("highest", "high", "medium")
-    add("--precision", choices=precisions, default="highest", help="of fastcnn's float32 convolutions on a matrix unit")
+    add("--precision", choices=precisions, default="highest", help="of fastcnn's float32 convolutions")
     add("--no-compile", action="store_true", help="leave torch.compile out of the steps")
     add("--data", metavar="FOLDER", help="where the images for training are, beside the folders that fastcnn looks in")
     add("--epochs", type=int, metavar="N", help="of training, instead of the recipe's")

@@ -69,7 +69,7 @@ def all_passes(x, weight, dy, **arguments):
 
 
 def test_where_precision_changes_results(precision):
-    """On the unit, in float32; nowhere else."""
+    """On the unit, in float32; elsewhere so small a convolution is the same at each."""
     for dtype in (np.float32, np.float64):
         x, weight, dy = (normal(*size, dtype=dtype) for size in ((1, 32, 9, 9), (32, 32, 3, 3), (1, 32, 7, 7)))
         found = {}

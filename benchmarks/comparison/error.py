@@ -19,7 +19,7 @@ def layer_of(which: str, length: int) -> Layer:
         return Layer(length // 9, 16, (3, 3), 16, 3, 1, 1)
     channels, others = length // 9, 32
     sizes = (channels, others) if which == "forward" else (others, channels)
-    return Layer(2, sizes[0], (12, 12), sizes[1], 3, 1, 1)
+    return Layer(16, sizes[0], (12, 12), sizes[1], 3, 1, 1)  # tiles enough for whatever a precision allows
 
 
 def _error(layer: Layer, which: str, order: str | None) -> float:

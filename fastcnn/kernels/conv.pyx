@@ -44,7 +44,7 @@ from .planar cimport planar_fits, planar_scratch, planar_sums
 from .ring cimport ring_fits, ring_scratch, ring_weight_grad
 from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for
-from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
+from .winograd cimport winograd_scratch, winograd_sums, winograd_weight_grad
 
 
 # Bytes of source that a block copies or walks: a quarter to an eighth of the L2 caches met today (1 to 2 MB a core).
@@ -406,7 +406,7 @@ cdef bint _do(Job* job, const floating* source, const floating* weight, const fl
     if floating is float:
         if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
             return False
-    if winograd_fits(job, False) and winograd_sums(job, source, weight, bias, dest, scratch, threads):
+    if winograd_sums(job, source, weight, bias, dest, scratch, threads):
         return True
     if planar_fits(job, sizeof(floating)):
         planar_sums(job, source, weight, bias, dest, scratch, threads)
@@ -684,8 +684,7 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
                                                                       start, threads):
             return
-    if winograd_fits(&job, True) and winograd_weight_grad(&job, grad_output, input, grad_weight,
-                                                          grad_bias, start, threads):
+    if winograd_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads):
         return
     if ring_fits(&job, sizeof(floating)):
         ring_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)
@@ -731,10 +730,8 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
 
 
 cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
-    cdef Py_ssize_t most = 0
+    cdef Py_ssize_t most = winograd_scratch(job, threads, itemsize, weights)
     cdef Scratch s
-    if winograd_fits(job, weights):
-        most = winograd_scratch(job, threads, itemsize, weights)
     if matrix_fits(job, itemsize):
         most = max(most, matrix_scratch(job, threads, weights))
     if not weights and planar_fits(job, itemsize):

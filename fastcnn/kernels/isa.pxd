@@ -82,9 +82,19 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*winograd_weight_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*,
                                          Py_ssize_t) noexcept nogil
+        void (*winograd4_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                     Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*winograd4_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
+                                   Py_ssize_t) noexcept nogil
+        int (*winograd4_dest_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*, float*,
+                                  Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*winograd4_weight_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        void (*winograd4_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
+                                          Py_ssize_t) noexcept nogil
         const Matrix* matrix
 
 
 cdef const Micro* micro() noexcept nogil
-# bf16 planes that the matrix unit splits a float into: 1, 2 or 3, by set_float32_matmul_precision.
+# The precision, by set_float32_matmul_precision, as bf16 planes that the matrix unit splits a float into: 1, 2 or, at
+# 'highest', 3.
 cdef int matrix_planes() noexcept nogil

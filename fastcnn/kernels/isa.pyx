@@ -1,7 +1,7 @@
 """Which instruction set the register tiles use: chosen once, at import, from the one table of those that were built.
 
-`FASTCNN_ISA` forces a path; one that the CPU (or its operating system) lacks is an error at import. How exact products
-on a matrix unit are is a setting of the process (set_precision), which the other paths do not look at.
+`FASTCNN_ISA` forces a path; one that the CPU (or its operating system) lacks is an error at import. How exact
+products of float32 are is a setting of the process (set_precision), at which the matrix unit and winograd.pyx look.
 """
 
 import os

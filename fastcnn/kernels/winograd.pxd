@@ -2,10 +2,10 @@ from cython cimport floating
 
 from .jobs cimport Job
 
-# Another way to do a job of conv.pyx. `winograd_fits` and `winograd_scratch` tell from the shape alone whether it is
-# the faster one, and what scratch it takes; the passes return False where a result is not finite: what they wrote is
-# then to be written again by the direct sums, whose infinities and NaN are the true ones.
-cdef bint winograd_fits(const Job* job, bint weights) noexcept nogil
+# Another way to do a job of conv.pyx. `winograd_scratch` tells from the shape alone what scratch it takes, whatever the
+# precision, which may change between two calls; 0 where it suits at none. The passes return False where it does not
+# suit, and where a result is not finite: what they wrote is then to be written by the direct sums, whose infinities and
+# NaN are the true ones.
 cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil
 cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
                         floating* dest, char* scratch, int threads) noexcept nogil

@@ -1,15 +1,17 @@
-"""Convolution of 3x3 windows by Winograd's F(2x2, 3x3), in three passes: 16 multiplications where the sum has 36.
+"""Convolution of 3x3 windows by Winograd's F(2x2, 3x3) and F(4x4, 3x3), in three passes.
 
-The job is conv.pyx's. Its places are cut into tiles of 2x2, each of which reads a 4x4 tile of the source. The
-transforms, and where they come from, are in micro/winograd.h; the products are those of micro/tile.h:
+The job is conv.pyx's. Its places are cut into tiles of 2x2, each of which reads a 4x4 tile of the source and takes 16
+multiplications where the sum has 36; or, of float32 where the precision is below 'highest', of 4x4, which read 6x6 and
+take 36 for 144. The transforms, and where they come from, are in micro/winograd.h and winograd4.h; the products are
+those of micro/tile.h:
 
-  forward, data      V = transformed source, U = transformed weights; for each of the 16 positions M = V U, a matrix
-                     product of tiles x channels by channels x outputs; the places are the transformed M
+  forward, data      V = transformed source, U = transformed weights; for each of the 16 or 36 positions M = V U, a
+                     matrix product of tiles x channels by channels x outputs; the places are the transformed M
   backward-weight    V as before, Y = transformed gradient; for each position the sum over tiles V' Y; the gradient of
                      the weights is the transformed sum, made once at the end
 
 Tiling: a block of tiles is transformed at once into a thread's scratch, V[position][tile][channel], sized to stay in
-the L2 cache beside one panel's M (or the block's Y); the packed U is walked panel by panel, its 16 positions inside.
+the L2 cache beside one panel's M (or the block's Y); the packed U is walked panel by panel, its positions inside.
 
 Ownership: in the first two passes a task is (image, group, block of tiles, part of the panels) and alone writes its
 places; parts transform the source again, which costs a panel's products an eighth. In backward-weight a task is (group,
@@ -17,14 +19,15 @@ chunk of channels, part of the blocks) with partial sums of its own, added in or
 the shape: no bit depends on the thread count.
 
 Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data. In
-backward-weight the nine taps share their sums: each errs by the rounding of the largest.
+backward-weight the nine taps share their sums: each errs by the rounding of the largest. F(4x4, 3x3) errs two to eight
+times as much as F(2x2, 3x3), and in each pass by the rounding of the largest in a tile.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memset
 
-from .isa cimport Sum, micro
+from .isa cimport Sum, matrix_planes, micro
 from .jobs cimport (
     ALIGN, Job, aligned, copy_pixels, fetch_far, fetch_places, lanes_of, pieces, put_tile, round_up, run_tile,
 )
@@ -52,9 +55,13 @@ cdef double HUGE = 1e30
 cdef Py_ssize_t FEWEST_CHANNELS = 16
 cdef Py_ssize_t FEWEST_PRODUCTS = 512  # channels times outputs, in forward and data
 cdef Py_ssize_t FEWEST_TILES = 16
+# What the transforms of weights, or of their gradient, cost beside the products of a tile (measured, with F(4x4)).
+cdef Py_ssize_t CONSTANT = 80
+cdef Py_ssize_t WEIGHT_CONSTANT = 40
 
 
 cdef struct Plan:
+    Py_ssize_t step, side, positions            # of a tile: places and pixels of a side; products
     Py_ssize_t panel, panels                    # outputs of a panel; panels of a group
     Py_ssize_t width, sets                      # panels done side by side; such sets
     Py_ssize_t parts                            # the sets are cut into, or (backward-weight) the blocks
@@ -72,42 +79,53 @@ cdef struct Plan:
     Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
 
 
-cdef bint winograd_fits(const Job* job, bint weights) noexcept nogil:
-    cdef Py_ssize_t tiles_y = (job.ny + 1) // 2, tiles_x = (job.nx + 1) // 2
-    return (job.taps_y == 3 and job.taps_x == 3 and job.sy == 1 and job.sx == 1 and job.ty == 1 and job.tx == 1
+cdef Py_ssize_t _step(const Job* job, Py_ssize_t itemsize, bint weights, bint exact) noexcept nogil:
+    """Places of a tile's side: 2 or, at a lower precision, 4; 0 where the direct sums are faster."""
+    cdef Py_ssize_t places = job.n * job.ny * job.nx, constant = WEIGHT_CONSTANT if weights else CONSTANT, four
+    cdef Py_ssize_t two = job.n * pieces(job.ny, 2) * pieces(job.nx, 2)
+    if not (job.taps_y == 3 and job.taps_x == 3 and job.sy == 1 and job.sx == 1 and job.ty == 1 and job.tx == 1
             and job.dest_sy == 1 and job.dest_sx == 1 and job.dest_y == 0 and job.dest_x == 0
-            and job.inputs >= FEWEST_CHANNELS and job.outputs >= FEWEST_CHANNELS
-            and (weights or job.inputs * job.outputs >= FEWEST_PRODUCTS)
-            and job.n * tiles_y * tiles_x >= FEWEST_TILES
-            # Where tiles overhang the places, a part of the saved products is wasted.
-            and 5 * tiles_y * tiles_x <= 2 * job.ny * job.nx)
+            and job.inputs >= FEWEST_CHANNELS and job.outputs >= FEWEST_CHANNELS):
+        return 0
+    # Where tiles overhang the places, a part of the saved products is wasted.
+    if (two < FEWEST_TILES or 5 * two > 2 * places
+            or not (weights or job.inputs * job.outputs >= FEWEST_PRODUCTS)):
+        two = 0
+    if itemsize == 4 and not exact:
+        four = 36 * (job.n * pieces(job.ny, 4) * pieces(job.nx, 4) + constant)
+        if 5 * four <= 32 * places and (two == 0 or four < 16 * (two + constant)):
+            return 4
+    return 2 if two else 0
 
 
-cdef Plan _plan(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
+cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Plan p
     cdef Py_ssize_t lanes = lanes_of(itemsize), block, fit, tasks, copy
     block = (WEIGHT_BLOCK_BYTES if weights else BLOCK_BYTES) // itemsize
     memset(&p, 0, sizeof(Plan))
+    p.step, p.side, p.positions = step, step + 2, (step + 2) * (step + 2)
     p.panel = lanes if job.outputs <= lanes else 2 * lanes
     p.panels = pieces(job.outputs, p.panel)
     p.chunk, p.width = job.inputs, 1
     if weights:
-        p.width = min(p.panels, 4)
-        fit = max(16, PARTIAL_BYTES // itemsize // (16 * p.width * p.panel) // 16 * 16)
+        p.width = min(p.panels, 4 if step == 2 else 2)
+        fit = (PARTIAL_BYTES if step == 2 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
+        fit = max(16, fit // 16 * 16)
         p.chunk = min(job.inputs, round_up(pieces(job.inputs, pieces(job.inputs, fit)), 16))
-    elif 16 * itemsize * job.inputs * job.outputs > FAR_BYTES:
+    elif step == 2 and 16 * itemsize * job.inputs * job.outputs > FAR_BYTES:
         # Every block reads all of U from beyond the L2 cache: more tiles for it, and more panels for their V.
         p.width = min(p.panels, FAR_WIDTH)
     p.sets = pieces(p.panels, p.width)
     p.width = pieces(p.panels, p.sets)
     p.chunks = pieces(job.inputs, p.chunk)
-    p.tiles_y, p.tiles_x = (job.ny + 1) // 2, (job.nx + 1) // 2
+    p.tiles_y, p.tiles_x = pieces(job.ny, step), pieces(job.nx, step)
     p.v_tile = round_up(p.chunk, lanes)
     if p.v_tile * itemsize % 1024 == 0:  # rows of a product's tile in different sets of the L1 cache
         p.v_tile += lanes
     p.m_tile = p.width * p.panel
     # Tiles of a block: as many as fit, in whole rows, then whole images.
-    fit = max(FAR_TILES if p.width > 1 and not weights else micro().rows, block // (16 * (p.v_tile + p.m_tile)))
+    fit = max(FAR_TILES if p.width > 1 and not weights else micro().rows,
+              block // (p.positions * (p.v_tile + p.m_tile)))
     p.images, p.rows, p.columns = 1, 1, p.tiles_x
     if p.tiles_x > fit:
         p.columns = pieces(p.tiles_x, pieces(p.tiles_x, fit))
@@ -134,31 +152,36 @@ cdef Plan _plan(const Job* job, int threads, Py_ssize_t itemsize, bint weights) 
         p.parts = min(p.parts, max(2, job.n * p.tiles_y * p.tiles_x // PART_TILES))
     else:
         p.parts = min(p.sets, pieces(TASKS, tasks * job.groups))
-    # One register more between positions: stores to all sixteen then meet different sets of the L1 cache.
+    # One register more between positions: stores to all of them then meet different sets of the L1 cache.
     p.v_position = p.tiles * p.v_tile + lanes
     p.m_position = p.tiles * p.m_tile + lanes
     if weights:
         # Sums [position][channel][output] and bias of a set and chunk.
-        p.slot = (16 * p.chunk + 1) * p.m_tile
+        p.slot = (p.positions * p.chunk + 1) * p.m_tile
         p.slices = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
-        copy = 4 * max((2 * p.columns + 2) * p.chunk, p.columns * p.m_tile)
+        copy = max(p.side * (step * p.columns + 2) * p.chunk, step * step * p.columns * p.m_tile)
     else:
-        p.bias = aligned(itemsize * job.groups * p.panels * 16 * job.inputs * p.panel)
+        p.bias = aligned(itemsize * job.groups * p.panels * p.positions * job.inputs * p.panel)
         p.zeros = p.bias + aligned(itemsize * job.groups * p.panels * p.panel)
         p.slices = p.zeros + aligned(itemsize * 2 * lanes)
-        copy = 4 * (2 * p.columns + 2) * job.inputs
-        p.tile = 4 * p.columns * p.panel  # two rows of places, where channels are not contiguous
+        copy = p.side * (step * p.columns + 2) * job.inputs
+        p.tile = step * step * p.columns * p.panel  # rows of places, where channels are not contiguous
     # Registers are read past the last channel by less than one of them.
     p.v = aligned(itemsize * (max(copy, 9 * p.panel) + 2 * lanes))
-    p.m = p.v + aligned(itemsize * 16 * p.v_position)
-    p.slice = p.m + aligned(itemsize * 16 * p.m_position)
+    p.m = p.v + aligned(itemsize * p.positions * p.v_position)
+    p.slice = p.m + aligned(itemsize * p.positions * p.m_position)
     p.tile, p.slice = p.slice, p.slice + aligned(itemsize * p.tile)
     p.bytes = p.slices + threads * p.slice + ALIGN
     return p
 
 
 cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
-    return _plan(job, threads, itemsize, weights).bytes
+    cdef Py_ssize_t exact = _step(job, itemsize, weights, True), step = _step(job, itemsize, weights, False), most = 0
+    if exact:
+        most = _plan(job, exact, threads, itemsize, weights).bytes
+    if step != exact:
+        most = max(most, _plan(job, step, threads, itemsize, weights).bytes)
+    return most
 
 
 # --- forward and backward-data --------------------------------------------------------------------------------------
@@ -171,7 +194,7 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
     cdef Py_ssize_t count = min(p.panel, job.outputs - panel * p.panel)
     cdef const floating* w
     weight += job.w_start + group * job.w_group + panel * p.panel * job.w_output
-    packed += task * 16 * job.inputs * p.panel
+    packed += task * p.positions * job.inputs * p.panel
     memset(taps, 0, 9 * p.panel * sizeof(floating))
     for c in range(job.inputs):
         for o in range(count):
@@ -179,7 +202,9 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
             for i in range(3):
                 for j in range(3):
                     taps[(3 * i + j) * p.panel + o] = w[i * job.w_ty + j * job.w_tx]
-        if floating is float:
+        if floating is float and p.step == 4:
+            micro().winograd4_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+        elif floating is float:
             micro().winograd_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
         else:
             micro().winograd_weight_f64(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
@@ -187,7 +212,9 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
 
 cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const floating* a, Py_ssize_t row,
                                    Py_ssize_t pixel, floating* v, const Plan* p) noexcept nogil:
-    if floating is float:
+    if floating is float and p.step == 4:
+        micro().winograd4_source_f32(tiles, channels, a, row, pixel, 0, 6, 0, 4 * tiles + 2, v, p.v_position, p.v_tile)
+    elif floating is float:
         micro().winograd_source_f32(tiles, channels, a, row, pixel, v, p.v_position, p.v_tile)
     else:
         micro().winograd_source_f64(tiles, channels, a, row, pixel, v, p.v_position, p.v_tile)
@@ -196,7 +223,9 @@ cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const 
 cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating* m, const Plan* p,
                                  const floating* init, floating* y, Py_ssize_t y_row, Py_ssize_t y_pixel,
                                  Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    if floating is float:
+    if floating is float and p.step == 4:
+        return micro().winograd4_dest_f32(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
+    elif floating is float:
         return micro().winograd_dest_f32(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
     else:
         return micro().winograd_dest_f64(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
@@ -207,36 +236,45 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
                         const floating* source, floating* copy, floating* v) noexcept nogil:
     """V of one block: tile rows top.., tile columns left.. of some images.
 
-    Tiles that touch no padding are read where they lie, the others from a padded copy.
+    Tiles that touch no padding are read where they lie, and all where channels fill registers and the transform knows
+    of padding (F(4x4)'s does); the others from a padded copy.
     """
-    cdef Py_ssize_t i, y, first = columns, last = columns, row0 = 2 * top + job.y0, column0 = 2 * left + job.x0
+    cdef Py_ssize_t i, y, first = columns, last = columns, row0 = p.step * top + job.y0
+    cdef Py_ssize_t column0 = p.step * left + job.x0, row
     cdef floating* out
     cdef bint whole = job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
-    if whole:  # tile columns first to last have their four columns inside the image
-        first = min(columns, max(0, -column0 + 1) // 2)
-        last = max(first, min(columns, (job.source.w - column0 - 2) // 2))
+    if whole:  # tile columns first to last have their columns inside the image
+        first = min(columns, max(0, -column0 + p.step - 1) // p.step)
+        last = max(first, min(columns, (job.source.w - column0 - 2) // p.step))
     for i in range(images):
         source += (image if i == 0 else 1) * job.source.image
         for y in range(rows):
+            row = row0 + p.step * y
             out = v + (i * rows + y) * columns * p.v_tile
-            if not whole or row0 + 2 * y < 0 or row0 + 2 * y + 4 > job.source.h:
-                _copied_tiles(job, p, row0 + 2 * y, column0, columns, channels, source, copy, out)
+            if floating is float and whole and p.step == 4:
+                micro().winograd4_source_f32(
+                    columns, channels, source + row * job.source.row + column0 * job.source.pixel, job.source.row,
+                    job.source.pixel, -row, job.source.h - row, -column0, job.source.w - column0, out, p.v_position,
+                    p.v_tile)
+                continue
+            if not whole or row < 0 or row + p.side > job.source.h:
+                _copied_tiles(job, p, row, column0, columns, channels, source, copy, out)
                 continue
             if first > 0:
-                _copied_tiles(job, p, row0 + 2 * y, column0, first, channels, source, copy, out)
+                _copied_tiles(job, p, row, column0, first, channels, source, copy, out)
             _transform_source(last - first, channels,
-                              source + (row0 + 2 * y) * job.source.row + (column0 + 2 * first) * job.source.pixel,
+                              source + row * job.source.row + (column0 + p.step * first) * job.source.pixel,
                               job.source.row, job.source.pixel, out + first * p.v_tile, p)
             if last < columns:
-                _copied_tiles(job, p, row0 + 2 * y, column0 + 2 * last, columns - last, channels, source, copy,
+                _copied_tiles(job, p, row, column0 + p.step * last, columns - last, channels, source, copy,
                               out + last * p.v_tile)
 
 
 cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
                                Py_ssize_t channels, const floating* image, floating* copy, floating* v) noexcept nogil:
     """V of a row of tiles whose first one reads the source from row0, column0 on, by way of a padded copy."""
-    cdef Py_ssize_t pixels = 2 * tiles + 2
-    copy_pixels(image, &job.source, row0, 4, column0, pixels, channels, copy, channels)
+    cdef Py_ssize_t pixels = p.step * tiles + 2
+    copy_pixels(image, &job.source, row0, p.side, column0, pixels, channels, copy, channels)
     _transform_source(tiles, channels, <const floating*>copy, pixels * channels, channels, v, p)
 
 
@@ -267,19 +305,22 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                   source + group * job.inputs * job.source.channel, <floating*>slice, v)
     s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, job.inputs, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
-    places = min(2 * columns, job.nx - 2 * left)
-    start = source + image * job.source.image + 2 * top * job.source.row
-    share = images * 2 * rows * job.source.row // (16 * heights)
-    lines = min(2 * rows, job.ny - 2 * top)
+    left *= p.step
+    top *= p.step
+    places = min(p.step * columns, job.nx - left)
+    lines = min(p.step * rows, job.ny - top)
+    start = source + image * job.source.image + top * job.source.row
+    share = images * p.step * rows * job.source.row // (p.positions * heights)
     for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
         first_panel = each * p.width
         width = min(p.width, p.panels - first_panel)
-        u = packed + (group * p.panels + first_panel) * 16 * job.inputs * p.panel
-        for position in range(16):
+        u = packed + (group * p.panels + first_panel) * p.positions * job.inputs * p.panel
+        for position in range(p.positions):
             if job.dest.channel == 1 and each == part * p.sets // p.parts:  # places on their way in the meantime
-                for i in range(position * images * lines // 16, (position + 1) * images * lines // 16):
-                    fetch_places(job, dest + (image + i // lines) * job.dest.image + 2 * left * job.dest.pixel
-                                 + (2 * top + i % lines) * job.dest.row, places)
+                for i in range(position * images * lines // p.positions,
+                               (position + 1) * images * lines // p.positions):
+                    fetch_places(job, dest + (image + i // lines) * job.dest.image + left * job.dest.pixel
+                                 + (top + i % lines) * job.dest.row, places)
             for panel in range(width):
                 for t in range(heights):
                     first = t * tiles // heights
@@ -288,7 +329,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                                   share * sizeof(floating))
                     run_tile((t + 1) * tiles // heights - first, p.panel, &s,
                              <const floating*>(v + position * p.v_position + first * p.v_tile),
-                             u + (panel * 16 + position) * job.inputs * p.panel, zeros,
+                             u + (panel * p.positions + position) * job.inputs * p.panel, zeros,
                              m + position * p.m_position + first * p.m_tile + panel * p.panel, p.m_tile)
         for panel in range(width):
             o = (first_panel + panel) * p.panel
@@ -297,9 +338,9 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
             for i in range(images):
                 for y in range(rows):
                     sums = m + (i * rows + y) * columns * p.m_tile + panel * p.panel
-                    place_rows = min(2, job.ny - 2 * (top + y))
+                    place_rows = min(p.step, job.ny - top - p.step * y)
                     out = (dest + (image + i) * job.dest.image + (group * job.outputs + o) * job.dest.channel
-                           + 2 * (top + y) * job.dest.row + 2 * left * job.dest.pixel)
+                           + (top + p.step * y) * job.dest.row + left * job.dest.pixel)
                     if job.dest.channel == 1:
                         bad |= _transform_dest(columns, n, sums, p, init, out, job.dest.row, job.dest.pixel,
                                                place_rows, places)
@@ -308,17 +349,20 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                                 after_places(&job.after, out + r * job.dest.row, group * job.outputs + o, places,
                                              job.dest.pixel, n)
                         continue
-                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, 2 * columns * p.panel, p.panel,
+                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, p.step * columns * p.panel, p.panel,
                                            place_rows, places)
                     for r in range(place_rows):
-                        put_tile(<const floating*>(tile + r * 2 * columns * p.panel), p.panel, out + r * job.dest.row,
-                                 job.dest.pixel, job.dest.channel, places, n, False)
+                        put_tile(<const floating*>(tile + r * p.step * columns * p.panel), p.panel,
+                                 out + r * job.dest.row, job.dest.pixel, job.dest.channel, places, n, False)
     return bad
 
 
 cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
                         floating* dest, char* scratch, int threads) noexcept nogil:
-    cdef Plan p = _plan(job, threads, sizeof(floating), False)
+    cdef Py_ssize_t step = _step(job, sizeof(floating), False, matrix_planes() == 3)
+    if step == 0:
+        return False
+    cdef Plan p = _plan(job, step, threads, sizeof(floating), False)
     cdef floating* packed = <floating*>scratch
     cdef floating* packed_bias = <floating*>(scratch + p.bias)
     cdef floating* zeros = <floating*>(scratch + p.zeros)
@@ -336,7 +380,7 @@ cdef bint winograd_sums(const Job* job, const floating* source, const floating* 
     work *= job.n * p.tiles_y * p.tiles_x
     threads = min(threads, threads_for(tasks, work))
     if job.source.channel == 1 and job.groups * p.parts * p.xblocks == 1:
-        p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else 2 * p.rows * job.source.row)
+        p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else p.step * p.rows * job.source.row)
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
         bad += _block(job, &p, task, source, packed, packed_bias, zeros, dest,
                       scratch + p.slices + thread_index() * p.slice)
@@ -350,15 +394,30 @@ cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t
                       Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy,
                       floating* dy) noexcept nogil:
     """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0."""
-    cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel
+    cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel, columns = p.step * tiles
     cdef const floating* a = image + row0 * row + column0 * pixel
-    if job.dest.channel != 1 or outputs < pitch or row0 + 2 > job.ny or column0 + 2 * tiles > job.nx:
-        copy_pixels(image, &job.dest, row0, 2, column0, 2 * tiles, outputs, copy, pitch)
-        row, pixel, a = 2 * tiles * pitch, pitch, copy
-    if floating is float:
+    if job.dest.channel != 1 or outputs < pitch or row0 + p.step > job.ny or column0 + columns > job.nx:
+        copy_pixels(image, &job.dest, row0, p.step, column0, columns, outputs, copy, pitch)
+        row, pixel, a = columns * pitch, pitch, copy
+    if floating is float and p.step == 4:
+        micro().winograd4_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+    elif floating is float:
         micro().winograd_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     else:
         micro().winograd_grad_f64(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+
+
+cdef void _add_places(const Job* job, const floating* grad, Py_ssize_t images, Py_ssize_t top, Py_ssize_t rows,
+                      Py_ssize_t left, Py_ssize_t columns, Py_ssize_t outputs, floating* bias) noexcept nogil:
+    """bias += the sum of the places of a block."""
+    cdef Py_ssize_t i, y, x, o
+    cdef const floating* places
+    for i in range(images):
+        for y in range(top, min(top + rows, job.ny)):
+            places = grad + i * job.dest.image + y * job.dest.row
+            for x in range(left, min(left + columns, job.nx)):
+                for o in range(outputs):
+                    bias[o] += places[x * job.dest.pixel + o * job.dest.channel]
 
 
 cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const floating* grad, const floating* source,
@@ -381,7 +440,7 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     source += (group * job.inputs + c0) * job.source.channel
     grad += (group * job.outputs + o0) * job.dest.channel
     partial += task * p.slot
-    bias = partial + 16 * p.chunk * p.m_tile
+    bias = partial + p.positions * p.chunk * p.m_tile
     memset(partial, 0, p.slot * sizeof(floating))
     s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, 1, p.v_tile
     s.b_segment, s.b_step, s.b_offset = 0, p.m_tile, NULL
@@ -394,15 +453,18 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
         _block_source(job, p, image, images, top, rows, left, columns, channels, source, copy, v)
         for i in range(images):
             for y in range(rows):
-                _block_grad(job, p, 2 * (top + y), 2 * left, columns, outputs, pitch,
+                _block_grad(job, p, p.step * (top + y), p.step * left, columns, outputs, pitch,
                             grad + (image + i) * job.dest.image, copy, dy + (i * rows + y) * columns * p.m_tile)
         s.depth = images * rows * columns
-        if with_bias and chunk == 0:  # position (1, 1) of a transformed gradient is the sum of its four places
+        if with_bias and chunk == 0 and p.step == 4:
+            _add_places(job, grad + image * job.dest.image, images, p.step * top, p.step * rows, p.step * left,
+                        p.step * columns, outputs, bias)
+        elif with_bias and chunk == 0:  # position (1, 1) of a transformed gradient is the sum of its four places
             sums = dy + 5 * p.m_position
             for t in range(s.depth):
                 for i in range(pitch):
                     bias[i] += sums[t * p.m_tile + i]
-        for position in range(16):
+        for position in range(p.positions):
             for panel in range(width):
                 for t in range(heights):
                     first = t * channels // heights
@@ -424,7 +486,9 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
     partial += (group * p.chunks + q) * p.sets * p.slot + (c - q * p.chunk) * p.m_tile
     for panel in range(p.panels):
         sums = partial + panel // p.width * p.slot + panel % p.width * p.panel
-        if floating is float:
+        if floating is float and p.step == 4:
+            micro().winograd4_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+        elif floating is float:
             micro().winograd_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
         else:
             micro().winograd_weight_grad_f64(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
@@ -439,7 +503,10 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
 
 cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, const floating* source,
                                floating* grad_weight, floating* grad_bias, char* scratch, int threads) noexcept nogil:
-    cdef Plan p = _plan(job, threads, sizeof(floating), True)
+    cdef Py_ssize_t step = _step(job, sizeof(floating), True, matrix_planes() == 3)
+    if step == 0:
+        return False
+    cdef Plan p = _plan(job, step, threads, sizeof(floating), True)
     cdef floating* partial = <floating*>scratch
     cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, task, part, group, o, slot, tasks = slots * p.parts
     cdef Py_ssize_t work = job.n * p.tiles_y * p.tiles_x * job.groups * job.inputs * job.outputs
@@ -459,5 +526,5 @@ cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, cons
                 grad_bias[group * job.outputs + o] = 0
                 for part in range(p.parts):
                     grad_bias[group * job.outputs + o] += (
-                        partial[(part * slots + slot) * p.slot + 16 * p.chunk * p.m_tile + o % p.m_tile])
+                        partial[(part * slots + slot) * p.slot + p.positions * p.chunk * p.m_tile + o % p.m_tile])
     return bad == 0

@@ -20,6 +20,7 @@ static const long long mask64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
 #define T float
 #define LANES 8
 #define SUFFIX f32
+#define INEXACT
 #define LOAD_PART(p, count) ((vec_f32)_mm256_maskload_ps(p, MASK32(count)))
 #define STORE_PART(p, value, count) _mm256_maskstore_ps(p, MASK32(count), (__m256)(value))
 #include "tile.h"
@@ -39,6 +40,7 @@ const fastcnn_micro fastcnn_micro_avx2 = {
     4, tile_f64, depthwise_f64, depthwise_weights_f64, dots_f64, row_f64, transpose_f64,
     gather_f64, planar_f64, weave_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
+    winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
 };
 #ifdef __clang__
 #pragma clang attribute pop

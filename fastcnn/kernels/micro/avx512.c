@@ -40,6 +40,7 @@ static inline __attribute__((always_inline)) __m512d permute_merge_f64(__m512d o
 #define T float
 #define LANES 16
 #define SUFFIX f32
+#define INEXACT
 #define LOAD_PART(p, count) ((vec_f32)_mm512_maskz_loadu_ps((__mmask16)MASK(count), p))
 #define STORE_PART(p, value, count) _mm512_mask_storeu_ps(p, (__mmask16)MASK(count), (__m512)(value))
 #include "tile.h"
@@ -59,6 +60,7 @@ const fastcnn_micro fastcnn_micro_avx512 = {
     8, tile_f64, depthwise_f64, depthwise_weights_f64, dots_f64, row_f64, transpose_f64,
     gather_f64, planar_f64, weave_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
+    winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
 };
 #ifdef __clang__
 #pragma clang attribute pop

@@ -7,6 +7,7 @@
 #define T float
 #define LANES 4
 #define SUFFIX f32
+#define INEXACT
 #define LOAD_PART(p, count) ((vec_f32){(p)[0], (count) > 1 ? (p)[1] : 0, (count) > 2 ? (p)[2] : 0, 0})
 #define STORE_PART(p, value, count) for (ptrdiff_t i_ = 0; i_ < (count); i_++) (p)[i_] = (value)[i_]
 #include "tile.h"
@@ -26,4 +27,5 @@ const fastcnn_micro fastcnn_micro_generic = {
     2, tile_f64, depthwise_f64, depthwise_weights_f64, dots_f64, row_f64, transpose_f64,
     gather_f64, planar_f64, weave_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
+    winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
 };

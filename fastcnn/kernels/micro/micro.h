@@ -45,7 +45,17 @@ typedef struct {
    weave: out[y*out_line + x*m + o] = a[o*a_row + y*a_line + x] + bias[o] for y < rows, x < n and o < m <= 8; bias may
    be NULL, a must be readable as b above.
 
-   winograd_*: the transforms of winograd.h, which tells them. */
+   winograd_*, winograd4_*: the transforms of winograd.h and winograd4.h, which tell them. */
+#define FASTCNN_WINOGRAD(T, suffix, size)                                                                             \
+    void (*winograd##size##_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,          \
+                                           ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);          \
+    int (*winograd##size##_dest_##suffix)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff_t m_position,             \
+                                          ptrdiff_t m_tile, const T *init, T *y, ptrdiff_t y_row,                     \
+                                          ptrdiff_t y_pixel, ptrdiff_t rows, ptrdiff_t columns);                      \
+    void (*winograd##size##_weight_##suffix)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position);   \
+    void (*winograd##size##_weight_grad_##suffix)(ptrdiff_t n, ptrdiff_t parts, const T *u, ptrdiff_t u_part,         \
+                                                  ptrdiff_t u_position, T *w, ptrdiff_t w_tap)
+
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
     ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
     void (*tile_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, const T *init,    \
@@ -68,20 +78,17 @@ typedef struct {
                            const T *bias, T *out, ptrdiff_t out_line);                                                \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
                                      ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
-    void (*winograd_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                  \
-                                   ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                  \
-    int (*winograd_dest_##suffix)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff_t m_position, ptrdiff_t m_tile,   \
-                                  const T *init, T *y, ptrdiff_t y_row, ptrdiff_t y_pixel, ptrdiff_t rows,            \
-                                  ptrdiff_t columns);                                                                 \
-    void (*winograd_weight_##suffix)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position);           \
-    void (*winograd_weight_grad_##suffix)(ptrdiff_t n, ptrdiff_t parts, const T *u, ptrdiff_t u_part,                 \
-                                          ptrdiff_t u_position, T *w, ptrdiff_t w_tap)
+    FASTCNN_WINOGRAD(T, suffix, )
 
 typedef struct {
     const char *name;
     ptrdiff_t rows; /* most rows of a tile */
     FASTCNN_KERNELS(float, f32);
     FASTCNN_KERNELS(double, f64);
+    void (*winograd4_source_f32)(ptrdiff_t tiles, ptrdiff_t channels, const float *a, ptrdiff_t a_row,
+                                 ptrdiff_t a_pixel, ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left, ptrdiff_t right,
+                                 float *v, ptrdiff_t v_position, ptrdiff_t v_tile);
+    FASTCNN_WINOGRAD(float, f32, 4);
     const struct fastcnn_matrix *matrix; /* of amx.h, where there is one */
 } fastcnn_micro;
 

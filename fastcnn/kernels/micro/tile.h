@@ -3,6 +3,7 @@
      T, LANES, SUFFIX       element type, elements of a register, name of the type
      ROWS                   rows of a tile: ROWS x 2 accumulators, two registers of b and one of a must fit
      LOAD_PART, STORE_PART  (pointer, count) -> vector, (pointer, vector, count): count < LANES elements
+     INEXACT                where the type has precisions to choose from: for winograd4.h
 
    The accumulators are locals of a function that is inlined with a constant number of rows and registers, so that they
    stay in registers for the whole sum; that is why each tile height has a case of its own. A broadcast element of a
@@ -135,6 +136,10 @@ static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T
 #include "few.h"
 #include "winograd.h"
 #include "dots.h"
+#ifdef INEXACT
+#include "winograd4.h"
+#undef INEXACT
+#endif
 
 #undef T
 #undef LANES
