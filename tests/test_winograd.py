@@ -165,3 +165,16 @@ def test_the_precision_may_change_at_any_time(precision):
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_what_comes_after_the_sums(order):
+    """Batch norm, residual and ReLU are done once, also where sums are made again directly."""
+    x, weight = in_order(normal(9, 16, 18, 23), order), normal(40, 16, 3, 3, seed=1)
+    columns = [np.abs(normal(40, seed=i)) for i in range(3)]
+    for value in (0, 1e33, np.nan):
+        x[0, 0, 1, 1] += np.float32(value)
+        made = F.conv2d(x, weight, padding=1)
+        options = {"relu": True, "residual": in_order(normal(*made.shape, seed=2), order)}
+        got = F.conv2d_norm(x, weight, None, *columns, padding=1, **options)
+        assert_array_equal(got, F.batch_norm_apply(made, *columns, **options))
