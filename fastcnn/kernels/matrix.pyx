@@ -410,8 +410,8 @@ cdef WeightPlan _weight_plan(const Job* job, int threads) noexcept nogil:
     p.input = p.sums + sums
     p.grad = p.input + p.batch * job.groups * p.channels * p.input_tile
     p.slices = p.grad + p.batch * job.groups * p.outputs * p.grad_tile
-    p.slice = max(4 * TILE, sizeof(float) * 16 * (2 * p.pairs + 2)) + ROW
-    p.slice = max(p.slice, sizeof(float) * 16 * p.height * p.width)
+    p.slice = max(4 * TILE, <Py_ssize_t>sizeof(float) * 16 * (2 * p.pairs + 2)) + ROW
+    p.slice = max(p.slice, <Py_ssize_t>sizeof(float) * 16 * p.height * p.width)
     p.slice = aligned(p.slice)
     p.bytes = p.slices + threads * p.slice
     return p
