@@ -23,7 +23,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     it is. Below ``'highest'``, convolutions by 3x3 windows of stride 1, with 16 channels and outputs or more and enough
     of both and of pixels for it to pay, take Winograd's F(4x4, 3x3), with 36 multiplications for 144, in all three
     passes. Its errors (root mean square, relative to the result's) are 5e-7 for sums of 144 products and 2e-6 for sums
-    of 4608, two to three times those of ``'highest'``. An element's error may be relative to the largest in its tile:
+    of 4608, two to eight times those of ``'highest'``. An element's error may be relative to the largest in its tile:
     of 6x6 pixels, or of the nine gradients of a window.
 
     On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to

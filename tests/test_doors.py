@@ -166,8 +166,8 @@ def all_of(floating[::1] x, floating[::1] y, floating[::1] weight, floating[::1]
         wrong += conv_scratch(BACKWARD_DATA, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
         wrong += conv_scratch(BACKWARD_WEIGHT, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
         conv_forward_ptr(&x[0], &weight[0], <floating*>NULL, &y[0], &g, 2, 1, &scratch[0], 1)
-        conv_norm_ptr(&x[0], &weight[0], <floating*>NULL, &weight[0], &weight[0], &weight[0], <floating*>NULL, True, &y[0],
-                      &g, 2, 1, &scratch[0], 1)
+        conv_norm_ptr(&x[0], &weight[0], <floating*>NULL, &weight[0], &weight[0], &weight[0], <floating*>NULL, True,
+                      &y[0], &g, 2, 1, &scratch[0], 1)
         conv_backward_data_ptr(&y[0], &weight[0], &x[0], &g, 2, 1, &scratch[0], 1)
         conv_backward_weight_ptr(&y[0], &x[0], &weight[0], <floating*>NULL, &g, 2, 1, &scratch[0], 1)
         im2col_ptr(&x[0], &columns[0], &g, 1)

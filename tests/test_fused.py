@@ -94,6 +94,12 @@ def test_parts_of_every_other_image(monkeypatch):
     x, weight, columns = in_order(normal((6, 3, 5, 4)), "NHWC")[::2], normal((2, 3, 2, 2)), vectors(3, "d")
     y = F.norm_conv2d(x, *columns, weight)
     assert_allclose(y, reference.norm_conv2d(x, *columns, weight), atol=1e-12)
+    for got, expected in zip(
+        F.norm_conv2d_backward(y, x, *columns, weight),
+        reference.norm_conv2d_backward(y, x, *columns, weight),
+        strict=True,
+    ):
+        assert_allclose(got, expected, atol=1e-11)
     pooled, taps = F.conv2d_max_pool(x, weight, pool=(2,))
     assert_array_equal(taps, reference.conv2d_max_pool(x, weight, pool=(2,))[1])
     for got, expected in zip(
@@ -102,6 +108,17 @@ def test_parts_of_every_other_image(monkeypatch):
         strict=True,
     ):
         assert_allclose(got, expected, atol=1e-12)
+
+
+def test_a_wrong_tap_of_a_later_part_changes_nothing(monkeypatch):
+    monkeypatch.setattr(fused, "PART", 1)
+    x, weight = in_order(normal((3, 2, 5, 4)), "NHWC"), normal((2, 2, 2, 2))
+    pooled, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    taps[2, 0, 0, 0] = 9
+    out = np.zeros_like(x), np.zeros_like(weight), np.zeros(2)
+    with pytest.raises(ValueError, match=r"^taps: "):
+        F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2,), out=out)
+    assert not any(array.any() for array in out)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import math
@@ -617,6 +618,15 @@ def test_residual_shapes_must_agree():
     with pytest.raises(ValueError) as caught:
         nn.Residual(nn.Linear(3, 1))(np.ones((2, 3), np.float32))
     assert str(caught.value) == "body: expected an output of the shortcut's shape (2, 3), got (2, 1)"
+
+
+@pytest.mark.parametrize("grads", [True, False])
+def test_residual_shapes_must_agree_where_layers_run_as_one(grads):
+    body = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8))
+    block = nn.Sequential(nn.Residual(body), nn.ReLU()).eval()
+    with contextlib.nullcontext() if grads else nn.no_grad(), pytest.raises(ValueError) as caught:
+        block(np.ones((1, 4, 5, 5), np.float32))
+    assert str(caught.value) == "body: expected an output of the shortcut's shape (1, 4, 5, 5), got (1, 8, 5, 5)"
 
 
 def test_residual_leaves_saved_outputs_alone():

@@ -149,7 +149,8 @@ def norm_conv2d_backward(
     if len(parts) == 1 or grad_output.shape[:1] != input.shape[:1]:
         made = batch_norm_apply(input, mean, scale, shift, relu=relu)
         return conv2d_backward(grad_output, made, weight, *geometry, needs=needs)
-    grad_input = check.empty(input.shape, input.dtype, check.is_channels_last(input)) if needs[0] else None
+    input, channels_last = check.ordered(input)
+    grad_input = check.empty(input.shape, input.dtype, channels_last) if needs[0] else None
     sums: list[np.ndarray | None] = [None, None]
     for part in parts:
         made = batch_norm_apply(input[part], mean, scale, shift, relu=relu)
@@ -168,7 +169,7 @@ def _conv_size(input_shape, weight_shape, *geometry):
     return _checked_geometry(batch, weight_shape, *geometry, 2, False)[1][4 - len(input_shape) :]
 
 
-def _size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[int, ...]:
+def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[int, ...]:
     """The shape of the convolution's output."""
     try:
         hash(geometry)
@@ -250,7 +251,7 @@ def conv2d_max_pool(
         return max_pool2d_taps(conv2d(input, weight, bias, *geometry), *window, relu=relu)
     input, weight = required(input=input, weight=weight)
     input, channels_last = check.ordered(input)
-    between = _size(input, weight, geometry)
+    between = conv_size(input, weight, geometry)
     size, kept = _pooled(between, window, relu)
     output, taps = (check.empty(size, dtype, channels_last) for dtype in (input.dtype, kept))
     for part in _parts(between[0], math.prod(between) * input.itemsize):
@@ -312,7 +313,7 @@ def conv2d_max_pool_backward(
     input, weight = required(input=input, weight=weight)
     check.ndim("weight", weight, 4)
     check.ndim("input", input, 4, 3)
-    size = _size(input, weight, geometry)
+    size = conv_size(input, weight, geometry)
     if few:
         made = max_pool2d_taps_backward(grad_output, taps, size, *window, relu=relu)
         return conv2d_backward(made, input, weight, *geometry, needs=needs, out=out)
@@ -329,18 +330,20 @@ def conv2d_max_pool_backward(
         new(weight.shape[:1], input.dtype),
     ]
     gradients(needs, out, results, grad_output=grad_output, taps=taps, input=input, weight=weight)
-    grad_input = out[0]
-    if needs[0] and grad_input is None:
-        grad_input = check.empty(input.shape, input.dtype, channels_last)
+    grad_input = check.empty(input.shape, input.dtype, channels_last) if needs[0] else None
     sums: list[np.ndarray | None] = [None, None]
-    for number, part in enumerate(_parts(size[0], math.prod(size) * input.itemsize)):
+    for part in _parts(size[0], math.prod(size) * input.itemsize):
         images = part.stop - part.start
         grad = max_pool2d_taps_backward(grad_output[part], taps[part], (images, *size[1:]), *window, relu=relu)
-        to = (None if grad_input is None else grad_input[part], *(out[1:] if number == 0 else (None, None)))
-        _, *grads = conv2d_backward(grad, input[part], weight, *geometry, needs=needs, out=to)
+        to = None if grad_input is None else grad_input[part]
+        _, *grads = conv2d_backward(grad, input[part], weight, *geometry, needs=needs, out=(to, None, None))
         del grad
         _add_to(sums, grads)
-    return grad_input, sums[0], sums[1]
+    made = grad_input, sums[0], sums[1]
+    for array, grad in zip(out, made, strict=True):  # only now: a wrong tap of a later part changes nothing
+        if array is not None:
+            np.copyto(array, grad)
+    return tuple(grad if array is None else array for array, grad in zip(out, made, strict=True))
 
 
 # --- convolution and batch norm of known factors ----------------------------------------------------------------------

@@ -41,7 +41,7 @@ cdef Py_ssize_t linear_scratch(Py_ssize_t n, Py_ssize_t features, Py_ssize_t out
                                Py_ssize_t itemsize) noexcept nogil:
     """Bytes of scratch that each of the three products needs at the most."""
     cdef Py_ssize_t wide = _wide(itemsize), tail = max(n, outputs) * wide + round_up(features, wide)
-    return itemsize * max(tail, (1 + features) * round_up(outputs, wide) if n > SEVERAL else BLOCK) + ALIGN
+    return itemsize * max(tail, (1 + features) * round_up(outputs, wide) if n > SEVERAL else 0) + ALIGN
 
 
 cdef inline Sum _plain_sum(const Py_ssize_t* zero, Py_ssize_t a_row, Py_ssize_t a_step,

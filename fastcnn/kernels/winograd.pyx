@@ -147,7 +147,8 @@ cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsiz
     p.tiles = p.images * p.rows * p.columns
     tasks = p.batches * p.yblocks * p.xblocks
     if weights:
-        p.parts = min(tasks, pieces(TASKS, job.groups * p.sets * p.chunks))
+        # Sums of F(4x4, 3x3) are twice as large, and their memory is there at every precision.
+        p.parts = min(tasks, pieces(TASKS if step == 2 else TASKS // 2, job.groups * p.sets * p.chunks))
         # A part's sums are cleared, walked and added up: so that this costs little, it has some tiles.
         p.parts = min(p.parts, max(2, job.n * p.tiles_y * p.tiles_x // PART_TILES))
     else:

@@ -13,8 +13,8 @@ Where no gradient is asked for, the layers are cut in another way: batch norm, a
 convolution before them, which does them, by running statistics, to each row of places as it makes it.
 
 Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
-in an instance's place, as `watch` does. What is computed is the same, to the bit except for a convolution's weight,
-whose gradient is summed in parts.
+in an instance's place, as `watch` does. What is computed is the same at the precision 'highest', to the bit except
+for the gradients of a convolution's weight and bias, which are summed in parts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastcnn import functional as F
-from fastcnn.functional.fused import is_one_part
+from fastcnn.functional.fused import conv_size, is_one_part
 from fastcnn.nn.activation import ReLU
 from fastcnn.nn.conv import Conv2d
 from fastcnn.nn.module import Module, is_grad_enabled
@@ -217,11 +217,19 @@ class ConvNorm(Run):
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
         return (self.output(input, None, self.relu),)
 
+    def _geometry(self) -> tuple:
+        conv = self.conv
+        return conv.stride, conv.padding, conv.dilation, conv.groups
+
+    def size(self, input: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of what `output` makes of the input."""
+        return conv_size(input, self.conv.weight.data, self._geometry())
+
     def output(self, input: np.ndarray, residual: np.ndarray | None, relu: bool) -> np.ndarray:
         """Return the sum of what the norm makes and the residual, behind ReLU where that is wanted."""
         conv, norm = self.conv, self.norm
         weight, bias = conv.weight.data, None if conv.bias is None else conv.bias.data
-        geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+        geometry = self._geometry()
         if norm.training or not norm.track_running_stats:  # the factors are those of what the convolution makes
             made = F.conv2d(input, weight, bias, *geometry)
             (mean, _, scale, shift), _ = norm.factors(made)
@@ -256,7 +264,7 @@ class ResidualReLU(Run):
         if self.last is not None and not is_grad_enabled():
             for run in self.before:
                 made = run(made)
-            other = input if self.residual.shortcut is None else self.residual.shortcut(input)
+            other = self.residual.shortcut_of(input, self.last.size(made))
             return (self.last.output(made, other, True),)
         for run in self.first:
             made = run(made)

@@ -29,8 +29,8 @@ _grad_enabled: ContextVar[bool] = ContextVar("fastcnn_grad_enabled", default=Tru
 class no_grad:
     """Within this context (or decorated function) a forward pass saves nothing for backward.
 
-    The setting belongs to the current thread (or asynchronous task) alone. What an earlier forward pass saved stays
-    as it was.
+    The setting belongs to the current thread (or asynchronous task) alone, and so does each such object. What an
+    earlier forward pass saved stays as it was.
 
     Examples
     --------

@@ -1,4 +1,5 @@
-/* The transposition of a matrix, in blocks of four by four where elements are float. */
+/* The transposition of a matrix, in blocks of four by four where elements are float. Nothing is written past the last
+   column, as `transpose` of dots.h does, which fills whole registers. */
 #ifndef FASTCNN_TRANSPOSE_H
 #define FASTCNN_TRANSPOSE_H
 
