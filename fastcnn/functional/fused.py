@@ -339,11 +339,12 @@ def conv2d_max_pool_backward(
         _, *grads = conv2d_backward(grad, input[part], weight, *geometry, needs=needs, out=(to, None, None))
         del grad
         _add_to(sums, grads)
-    made = grad_input, sums[0], sums[1]
-    for array, grad in zip(out, made, strict=True):  # only now: a wrong tap of a later part changes nothing
-        if array is not None:
-            np.copyto(array, grad)
-    return tuple(grad if array is None else array for array, grad in zip(out, made, strict=True))
+    summed = [grad_input, *sums]
+    for i, (array, total) in enumerate(zip(out, tuple(summed), strict=True)):
+        if array is not None and total is not None:  # only now: a wrong tap of a later part changes nothing
+            np.copyto(array, total)
+            summed[i] = array
+    return summed[0], summed[1], summed[2]
 
 
 # --- convolution and batch norm of known factors ----------------------------------------------------------------------
