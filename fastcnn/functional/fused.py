@@ -172,19 +172,20 @@ def _conv_size(input_shape, weight_shape, *geometry):
 def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[int, ...]:
     """The shape of the convolution's output."""
     try:
-        hash(geometry)
-    except TypeError:  # it has a list
+        return _conv_size(input.shape, weight.shape, *geometry)
+    except TypeError:  # it has a list, or is wrong
         return _conv_size.__wrapped__(input.shape, weight.shape, *geometry)
-    return _conv_size(input.shape, weight.shape, *geometry)
 
 
-def is_one_part(input: object, weight: object) -> bool:
-    """Whether a convolution's output is one part, as far as its size is plain, or something is wrong.
+def _are_images(input: object, weight: object) -> bool:
+    return isinstance(input, np.ndarray) and isinstance(weight, np.ndarray) and input.ndim == weight.ndim == 4
 
-    Then the functions that are put together are called one after the other, and say what is wrong.
+
+def _is_one_part(input: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether a convolution's output is one part, as far as that is plain at a glance.
+
+    Then the functions that are put together are called one after the other, and check their arguments themselves.
     """
-    if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)) or input.ndim != 4 or weight.ndim != 4:
-        return True
     n, _, h, w = input.shape
     return n * weight.shape[0] * h * w * input.itemsize < PART
 
@@ -247,7 +248,7 @@ def conv2d_max_pool(
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
     geometry, window = (stride, padding, dilation, groups), _window(pool)
-    if is_one_part(input, weight):
+    if not _are_images(input, weight) or _is_one_part(input, weight):
         return max_pool2d_taps(conv2d(input, weight, bias, *geometry), *window, relu=relu)
     input, weight = required(input=input, weight=weight)
     input, channels_last = check.ordered(input)
@@ -309,15 +310,16 @@ def conv2d_max_pool_backward(
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
     geometry, window = (stride, padding, dilation, groups), _window(pool)
-    few = is_one_part(input, weight)
-    input, weight = required(input=input, weight=weight)
-    check.ndim("weight", weight, 4)
-    check.ndim("input", input, 4, 3)
+    plain = _are_images(input, weight)
+    if not plain:
+        input, weight = required(input=input, weight=weight)
+        check.ndim("weight", weight, 4)
+        check.ndim("input", input, 4, 3)
     size = conv_size(input, weight, geometry)
-    if few:
+    if not plain or _is_one_part(input, weight):
         made = max_pool2d_taps_backward(grad_output, taps, size, *window, relu=relu)
         return conv2d_backward(made, input, weight, *geometry, needs=needs, out=out)
-    (grad_output,) = required(grad_output=grad_output)
+    input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
     taps = check.array("taps", taps, f"a NumPy array of {_pooled(size, window, relu)[1]}")
     needs = check.needs(needs)
     input, channels_last = check.ordered(input)

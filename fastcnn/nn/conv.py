@@ -59,19 +59,21 @@ class _Conv(Module):
         """Return the convolution of `input`; see the class for the shapes."""
         self.save(input)
         bias = None if self.bias is None else self.bias.data
-        return self._conv(input, self.weight.data, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self._conv(input, self.weight.data, bias, *self._geometry())
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """Add to the gradients of weight and bias and return the input's; see `Module.backward`."""
         (input,) = self.saved()
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
         needs = (self.needs_input_grad, True, self.bias is not None)
         out = (None, self.weight.grad_memory(), None if self.bias is None else self.bias.grad_memory())
-        grads = self._conv_backward(grad_output, input, self.weight.data, *geometry, needs=needs, out=out)
+        grads = self._conv_backward(grad_output, input, self.weight.data, *self._geometry(), needs=needs, out=out)
         self.weight.accumulate(grads[1])
         if self.bias is not None:
             self.bias.accumulate(grads[2])
         return grads[0]
+
+    def _geometry(self) -> tuple:
+        return self.stride, self.padding, self.dilation, self.groups
 
 
 class Conv1d(_Conv):

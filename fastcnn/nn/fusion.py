@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastcnn import functional as F
-from fastcnn.functional.fused import conv_size, is_one_part
+from fastcnn.functional.fused import conv_size
 from fastcnn.nn.activation import ReLU
 from fastcnn.nn.conv import Conv2d
 from fastcnn.nn.module import Module, is_grad_enabled
@@ -178,14 +178,10 @@ class NormConv(Run):
         super().__init__(layers)
         self.norm, _, self.conv = layers
 
-    def _geometry(self) -> tuple:
-        conv = self.conv
-        return conv.stride, conv.padding, conv.dilation, conv.groups
-
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
         (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
         weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
-        output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self._geometry(), relu=True)
+        output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self.conv._geometry(), relu=True)
         return output, (input, mean, invstd, from_batch), (scale, shift)
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
@@ -197,7 +193,7 @@ class NormConv(Run):
             mean,
             *mask,
             conv.weight.data,
-            *self._geometry(),
+            *conv._geometry(),
             relu=True,
             needs=(True, True, conv.bias is not None),
         )
@@ -217,19 +213,15 @@ class ConvNorm(Run):
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
         return (self.output(input, None, self.relu),)
 
-    def _geometry(self) -> tuple:
-        conv = self.conv
-        return conv.stride, conv.padding, conv.dilation, conv.groups
-
     def size(self, input: np.ndarray) -> tuple[int, ...]:
         """Return the shape of what `output` makes of the input."""
-        return conv_size(input, self.conv.weight.data, self._geometry())
+        return conv_size(input, self.conv.weight.data, self.conv._geometry())
 
     def output(self, input: np.ndarray, residual: np.ndarray | None, relu: bool) -> np.ndarray:
         """Return the sum of what the norm makes and the residual, behind ReLU where that is wanted."""
         conv, norm = self.conv, self.norm
         weight, bias = conv.weight.data, None if conv.bias is None else conv.bias.data
-        geometry = self._geometry()
+        geometry = conv._geometry()
         if norm.training or not norm.track_running_stats:  # the factors are those of what the convolution makes
             made = F.conv2d(input, weight, bias, *geometry)
             (mean, _, scale, shift), _ = norm.factors(made)
@@ -311,33 +303,26 @@ class ConvPool(Run):
         super().__init__(layers)
         self.conv, _, self.pool = layers
 
-    def _arguments(self) -> tuple[tuple, tuple]:
-        conv = self.conv
-        return (conv.stride, conv.padding, conv.dilation, conv.groups), self.pool._geometry()
-
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
-        weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
-        geometry, window = self._arguments()
-        if is_one_part(input, weight):  # one after the other, which takes the shorter way
-            made = F.conv2d(input, weight, bias, *geometry)
-            output, taps = F.max_pool2d_taps(made, *window, relu=True)
-            return output, input, taps, made.shape
-        output, taps = F.conv2d_max_pool(input, weight, bias, *geometry, pool=window, relu=True)
-        return output, input, taps, None
+        conv, bias = self.conv, None if self.conv.bias is None else self.conv.bias.data
+        window = self.pool._geometry()
+        output, taps = F.conv2d_max_pool(input, conv.weight.data, bias, *conv._geometry(), pool=window, relu=True)
+        return output, input, taps
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
-        input, taps, size = self.saved()
+        input, taps = self.saved()
         weight, bias = self.conv.weight, self.conv.bias
-        geometry, window = self._arguments()
-        needs = (self.conv.needs_input_grad, True, bias is not None)
-        out = (None, weight.grad_memory(), None if bias is None else bias.grad_memory())
-        if size is not None:
-            grad = F.max_pool2d_taps_backward(grad_output, taps, size, *window, relu=True)
-            del taps
-            grads = F.conv2d_backward(grad, input, weight.data, *geometry, needs=needs, out=out)
-        else:
-            options = {"pool": window, "relu": True, "needs": needs, "out": out}
-            grads = F.conv2d_max_pool_backward(grad_output, taps, input, weight.data, *geometry, **options)
+        grads = F.conv2d_max_pool_backward(
+            grad_output,
+            taps,
+            input,
+            weight.data,
+            *self.conv._geometry(),
+            pool=self.pool._geometry(),
+            relu=True,
+            needs=(self.conv.needs_input_grad, True, bias is not None),
+            out=(None, weight.grad_memory(), None if bias is None else bias.grad_memory()),
+        )
         weight.accumulate(grads[1])
         if bias is not None:
             bias.accumulate(grads[2])
