@@ -1255,8 +1255,8 @@ def dropout_backward(grad_output, mask, p=0.5):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def linear(input, weight, bias=None):
-    """``input @ weight.T + bias`` over the last axis.
+def linear(input, weight, bias=None, *, relu=False):
+    """``input @ weight.T + bias`` over the last axis, perhaps behind ReLU.
 
     Examples
     --------
@@ -1264,11 +1264,14 @@ def linear(input, weight, bias=None):
     array([[11.5, 17. ]])
     """
     output = input @ weight.T
-    return output if bias is None else output + bias
+    output = output if bias is None else output + bias
+    return np.maximum(output, 0) if relu else output
 
 
-def linear_backward(grad_output, input, weight, *, needs=(True, True, True), out=(None, None, None)):
+def linear_backward(grad_output, input, weight, *, relu=None, needs=(True, True, True), out=(None, None, None)):
     """Gradients of `linear` with respect to input, weight and bias; None for those not needed.
+
+    `relu` is the output of `linear` that took it.
 
     Examples
     --------
@@ -1278,6 +1281,8 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True), out
     """
     out_features, in_features = weight.shape
     rows = math.prod(input.shape[:-1])
+    if relu is not None:
+        grad_output = np.where(relu <= 0, 0, grad_output)
     grad_rows = grad_output.reshape(rows, out_features)
     return _into(
         out,

@@ -413,6 +413,15 @@ CALLS = {
     "linear_backward": lambda g: F.linear_backward(
         g.standard_normal((2, 3, 4)), g.standard_normal((2, 3, 5)), g.standard_normal((4, 5))
     ),
+    "linear_backward behind relu": lambda g: F.linear_backward(
+        g.standard_normal((3, 4)), g.standard_normal((3, 5)), g.standard_normal((4, 5)), relu=g.standard_normal((3, 4))
+    ),
+    "conv2d_max_pool": lambda g: F.conv2d_max_pool(
+        images(g, 2, 4, 6, 6), normal(4, 4, 3, 3), vectors(g, 1)[0], 1, 1, pool=(2,), relu=True
+    ),
+    "conv2d_max_pool_backward": lambda g: (lambda x, w: F.conv2d_max_pool_backward(
+        *F.conv2d_max_pool(x, w, pool=(2,), relu=True), x, w, pool=(2,), relu=True
+    ))(images(g, 2, 4, 6, 6), g.standard_normal((4, 4, 3, 3)).astype(np.float32)),
     "softmax": lambda g: F.softmax(g.standard_normal((5, 7)), 0),
     "log_softmax_backward": lambda g: F.log_softmax_backward(g.standard_normal((5, 7)), g.standard_normal((5, 7))),
     "cross_entropy": lambda g: F.cross_entropy(

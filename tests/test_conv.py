@@ -395,6 +395,19 @@ def test_linear_against_reference(n, features, outputs, dtype):
         close(got, want, dtype)
 
 
+@given(st.integers(0, 40), st.integers(1, 80), st.integers(1, 40), st.sampled_from([np.float32, np.float64]))
+def test_linear_behind_relu(n, features, outputs, dtype):
+    x, weight, bias = (normal(*size, dtype=dtype) for size in ((n, features), (outputs, features), (outputs,)))
+    y, dy = F.linear(x, weight, bias, relu=True), normal(n, outputs, dtype=dtype, seed=1)
+    assert_array_equal(y, F.relu(F.linear(x, weight, bias)))
+    close(y, reference.linear(x, weight, bias, relu=True), dtype)
+    expected = F.linear_backward(F.relu_backward(dy, y), x, weight)
+    reference_grads = reference.linear_backward(dy, x, weight, relu=y)
+    for got, same, want in zip(F.linear_backward(dy, x, weight, relu=y), expected, reference_grads, strict=True):
+        assert_array_equal(got, same)
+        close(got, want, dtype)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("outputs", [1, 3, 19, 130])
 @pytest.mark.parametrize("n", [1, 2, 4, 7, 16, 17, 600])
@@ -433,3 +446,18 @@ def test_linear_takes_any_leading_axes():
 def test_wrong_linear(arrays, error, message):
     with pytest.raises(error, match=message):
         F.linear(*arrays)
+
+
+@pytest.mark.parametrize(
+    ("relu", "error", "message"),
+    [
+        (np.zeros((2, 4)), ValueError, r"relu: expected shape \(2, 3\), got \(2, 4\)"),
+        (np.zeros((2, 3), np.float32), TypeError, "relu: expected float64 as input, got float32"),
+        (True, TypeError, "relu: expected a NumPy array of float32 or float64, got bool"),
+    ],
+)
+def test_wrong_output_of_relu(relu, error, message):
+    with pytest.raises(error, match=message):
+        F.linear_backward(np.zeros((2, 3)), np.zeros((2, 7)), np.zeros((3, 7)), relu=relu)
+    with pytest.raises(TypeError, match="relu: expected a bool, got 1"):
+        F.linear(np.zeros((2, 7)), np.zeros((3, 7)), relu=1)

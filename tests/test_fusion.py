@@ -56,6 +56,10 @@ NETWORKS = {
     "conv, relu, pool of little": lambda **o: nn.Sequential(
         nn.Conv2d(4, 6, 3, padding="valid", bias=False, **o), nn.ReLU(), nn.MaxPool2d(2, 1)
     ),
+    "linear, relu": lambda **o: nn.Sequential(nn.AdaptiveAvgPool2d((3, 5)), nn.Linear(5, 6, **o), nn.ReLU()),
+    "linear without bias, relu": lambda **o: nn.Sequential(
+        nn.AdaptiveAvgPool2d((3, 5)), nn.Linear(5, 6, bias=False, **o), nn.ReLU()
+    ),
     "norm, relu, pool": lambda **o: nn.Sequential(nn.BatchNorm2d(4, **o), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
     "depthwise conv, norm, conv, norm, relu": lambda **o: nn.Sequential(
         nn.Conv2d(4, 4, 3, groups=4, **o), nn.BatchNorm2d(4, **o), conv(4, 6, **o), nn.BatchNorm2d(6, **o), nn.ReLU()
@@ -237,6 +241,7 @@ def test_what_runs_as_one():
     assert kinds(nn.Residual(body), relu, relu) == ["ResidualReLU", "ReLU"]
     assert kinds(nn.Residual(conv(4, 4)), nn.ReLU()) == ["Residual", "ReLU"]
     assert kinds(nn.Residual(OwnSequential(conv(4, 4), norm)), relu) == ["Residual", "ReLU"]
+    assert kinds(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), OwnReLU()) == ["LinearReLU", "Linear", "OwnReLU"]
     assert kinds(norm, OwnReLU()) == ["BatchNorm2d", "OwnReLU"]
     assert kinds(norm, OwnReLU(), pool) == ["BatchNorm2d", "OwnReLU", "MaxPool2d"]
     assert kinds(relu, nn.MaxPool1d(2)) == ["ReLU", "MaxPool1d"]

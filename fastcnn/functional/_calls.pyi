@@ -14,6 +14,7 @@ class Call:
         *,
         integers: tuple[int, ...] = (),
         window: dict[str, int] | None = None,
+        pool: dict[str, int] | None = None,
         number: bool = False,
         refused: Callable[[], object] | None = None,
     ) -> None: ...

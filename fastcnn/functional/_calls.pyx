@@ -28,7 +28,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastcnn.kernels.activation cimport (
-    Activation, activation_backward_ptr, activation_ptr, add_ptr, dropout_backward_ptr, dropout_ptr,
+    RELU, Activation, activation_backward_ptr, activation_ptr, add_ptr, dropout_backward_ptr, dropout_ptr,
 )
 from fastcnn.kernels.conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
@@ -182,7 +182,7 @@ cdef int _take_apart(Arguments* a, tuple values) except -1:
 
 cdef struct Facts:
     # What a kernel needs to know besides pointers and numbers.
-    Window window
+    Window window, pool
     Py_ssize_t integer[MOST_INTEGERS]
     Py_ssize_t itemsize
 
@@ -348,20 +348,34 @@ cdef Py_ssize_t _norm_backward_scratch(const Facts* f, int threads) noexcept nog
 
 
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # Integers are rows, features, outputs, then whether ReLU comes after.
     linear_forward_ptr(a[0], a[1], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+    if f.integer[3]:
+        activation_ptr(RELU, a[3], a[3], f.integer[0] * f.integer[2], <floating>0)
     return False
 
 
 cdef bint _linear_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # From grad_output, input, weight, ReLU's output if it came after.
+    cdef const floating* grad_output = a[0]
+    cdef floating* masked = <floating*>(<char*>scratch + _linear_scratch(f, threads))
     if a[3] != NULL:
-        linear_backward_data_ptr(a[0], a[2], a[3], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
-    if a[4] != NULL or a[5] != NULL:
-        linear_backward_weight_ptr(a[0], a[1], a[4], a[5], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+        activation_backward_ptr(RELU, grad_output, a[3], masked, f.integer[0] * f.integer[2], <floating>0)
+        grad_output = masked
+    if a[4] != NULL:
+        linear_backward_data_ptr(grad_output, a[2], a[4], f.integer[0], f.integer[1], f.integer[2], scratch, threads)
+    if a[5] != NULL or a[6] != NULL:
+        linear_backward_weight_ptr(grad_output, a[1], a[5], a[6], f.integer[0], f.integer[1], f.integer[2], scratch,
+                                   threads)
     return False
 
 
 cdef Py_ssize_t _linear_scratch(const Facts* f, int threads) noexcept nogil:
-    return linear_scratch(f.integer[0], f.integer[1], f.integer[2], threads, f.itemsize)
+    return (linear_scratch(f.integer[0], f.integer[1], f.integer[2], threads, f.itemsize) + 63) // 64 * 64
+
+
+cdef Py_ssize_t _linear_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    return _linear_scratch(f, threads) + f.integer[0] * f.integer[2] * f.itemsize
 
 
 cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -392,6 +406,50 @@ cdef bint _max_pool_backward(const Facts* f, floating** a, double* number, void*
             return True
         max_pool_taps_backward_ptr(a[0], <const uint8_t*>a[1], a[2], &f.window, threads)
     return False
+
+
+# A convolution and max-pool, which is behind ReLU if integer 1 of the pool says so: what is between is scratch. Their
+# integers are the convolution's outputs and groups, then those of the pool.
+
+
+cdef Facts _pool_facts(const Facts* f) noexcept nogil:
+    cdef Facts pool
+    pool.window, pool.itemsize = f.pool, f.itemsize
+    pool.integer[0], pool.integer[1] = f.integer[2], f.integer[3]
+    return pool
+
+
+cdef Py_ssize_t _between(const Facts* f) noexcept nogil:
+    return (f.pool.n * f.pool.c * f.pool.h * f.pool.w * f.itemsize + 63) // 64 * 64
+
+
+cdef bint _conv_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    cdef Facts pool = _pool_facts(f)
+    cdef floating* pooled[3]
+    pooled[0], pooled[1], pooled[2] = <floating*>scratch, a[3], a[4]
+    conv_forward_ptr(a[0], a[1], a[2], pooled[0], &f.window, f.integer[0], f.integer[1],
+                     <char*>scratch + _between(f), threads)
+    return _max_pool(&pool, pooled, number, NULL, threads)
+
+
+cdef Py_ssize_t _conv_pool_scratch(const Facts* f, int threads) noexcept nogil:
+    return _between(f) + _conv_scratch(f, threads)
+
+
+cdef bint _conv_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # From grad_output, taps, input, weight.
+    cdef Facts pool = _pool_facts(f)
+    cdef floating* pooled[3]
+    cdef floating* conv[6]
+    pooled[0], pooled[1], pooled[2] = a[0], a[1], <floating*>scratch
+    conv[0], conv[1], conv[2], conv[3], conv[4], conv[5] = pooled[2], a[2], a[3], a[4], a[5], a[6]
+    if _max_pool_backward(&pool, pooled, number, NULL, threads):
+        return True
+    return _conv_backward(f, conv, number, <char*>scratch + _between(f), threads)
+
+
+cdef Py_ssize_t _conv_pool_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    return _between(f) + _conv_backward_scratch(f, threads)
 
 
 cdef bint _scatter(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -528,10 +586,13 @@ _register("norm_backward", <Run>_norm_backward[float], <Run>_norm_backward[doubl
 _register("conv", <Run>_conv[float], <Run>_conv[double], _conv_scratch)
 _register("conv_norm", <Run>_conv_norm[float], <Run>_conv_norm[double], _conv_scratch)
 _register("conv_backward", <Run>_conv_backward[float], <Run>_conv_backward[double], _conv_backward_scratch)
+_register("conv_pool", <Run>_conv_pool[float], <Run>_conv_pool[double], _conv_pool_scratch)
+_register("conv_pool_backward", <Run>_conv_pool_backward[float], <Run>_conv_pool_backward[double],
+          _conv_pool_backward_scratch)
 _register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)
 _register("col2im", <Run>_col2im[float], <Run>_col2im[double], NULL)
 _register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)
-_register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_scratch)
+_register("linear_backward", <Run>_linear_backward[float], <Run>_linear_backward[double], _linear_backward_scratch)
 _register("max_pool", <Run>_max_pool[float], <Run>_max_pool[double], NULL)
 _register("max_pool_backward", <Run>_max_pool_backward[float], <Run>_max_pool_backward[double], NULL)
 _register("scatter", <Run>_scatter[float], <Run>_scatter[double], NULL)
@@ -588,8 +649,8 @@ cdef class Call:
         caller gave the array, None for one that is not wanted. One result is returned by itself.
     integers : tuple of int
         Numbers that follow from the signature of the arguments.
-    window : dict, optional
-        The geometry of a sliding window.
+    window, pool : dict, optional
+        The geometry of a sliding window, and of one that goes over what the first makes.
     number : bool
         Whether the kernel returns a number, which comes before the results.
     refused : callable, optional
@@ -606,7 +667,7 @@ cdef class Call:
     cdef object refused
 
     def __init__(self, str kernel, tuple arrays, tuple results, *, tuple integers=(), dict window=None,
-                 bint number=False, object refused=None):
+                 dict pool=None, bint number=False, object refused=None):
         cdef int k
         if len(arrays) + len(results) > MOST_ARRAYS or len(integers) > MOST_INTEGERS:
             raise ValueError(f"{kernel}: too many arrays or integers")
@@ -616,6 +677,8 @@ cdef class Call:
         self.run = self.kernel.f32 if self.facts.itemsize == 4 else self.kernel.f64
         if window is not None:
             self.facts.window = window
+        if pool is not None:
+            self.facts.pool = pool
         for k in range(len(integers)):
             self.facts.integer[k] = integers[k]
         for k in range(len(results)):

@@ -286,8 +286,8 @@ def _as_2d(array, dims, batched):
     return array[:, :, None, :] if dims == 1 else array
 
 
-@remembered
-def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
+def _checked(input, weight, bias, stride, padding, dilation, groups, dims):
+    """Input, weight and bias as the kernels take them, the geometry and the shape of the (N, C, H, W) output."""
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
     check.ndim("weight", weight, dims + 2)
@@ -295,12 +295,18 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
-    batched = input.ndim == dims + 2
-    x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
+    x, w = _as_2d(input, dims, input.ndim == dims + 2), np.ascontiguousarray(_as_2d(weight, dims, True))
     x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
-    result = new_images(size, dims, batched, window["channels_last"], input.dtype)
+    return x, w, bias, window, size
+
+
+@remembered
+def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
+    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, dims)
+    batched = input.ndim == dims + 2
+    result = new_images(size, dims, batched, window["channels_last"], x.dtype)
     if out is not None:
-        check.destination(out, result[0], input.dtype, input=input, weight=weight, bias=bias)
+        check.destination(out, result[0], x.dtype, input=input, weight=weight, bias=bias)
         check.in_order(_as_2d(out, dims, batched), window["channels_last"])
         result = out
     if not x.size:
@@ -308,24 +314,27 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     return Call("conv", (x, w, bias), (result,), window=window, integers=(size[1], int(groups)))
 
 
+def _gradients(x, weight_shape, needs, out, dims, batched, channels_last, **apart):
+    """The results: gradients of input, weight and bias."""
+    made = [
+        new_images(x.shape, dims, batched, channels_last, x.dtype),
+        new(weight_shape, x.dtype),
+        new(weight_shape[:1], x.dtype),
+    ]
+    return gradients(needs, out, made, **apart)
+
+
 @remembered
 def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, dims):
     grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
-    check.ndim("weight", weight, dims + 2)
-    check.ndim("input", input, dims + 2, dims + 1)
+    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, dims)
     check.ndim("grad_output", grad_output, input.ndim)
     needs = check.needs(needs)
     batched = input.ndim == dims + 2
-    x, w = _as_2d(input, dims, batched), np.ascontiguousarray(_as_2d(weight, dims, True))
-    x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
     check.shape("grad_output", grad_output, seen(size, dims, batched))
-    dy, channels_last = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
-    made = [
-        new_images(x.shape, dims, batched, channels_last, x.dtype),
-        new(weight.shape, x.dtype),
-        new(weight.shape[:1], x.dtype),
-    ]
-    results = gradients(needs, out, made, grad_output=grad_output, input=input, weight=weight)
+    dy, _ = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
+    apart = {"grad_output": grad_output, "input": input, "weight": weight}
+    results = _gradients(x, weight.shape, needs, out, dims, batched, window["channels_last"], **apart)
     if not x.size:
         return zeros(results)
     return Call("conv_backward", (dy, x, w), results, window=window, integers=(size[1], int(groups)))

@@ -13,10 +13,10 @@ from fastcnn.functional._arrays import gradients, new, new_images, required, zer
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
-from fastcnn.functional.conv import _checked_geometry, _conv_window, conv2d, conv2d_backward
+from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients, conv2d, conv2d_backward
 from fastcnn.functional.norm import _vectors, batch_norm_apply
+from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps, max_pool2d_taps_backward
 from fastcnn.functional.pooling import _geometry as _pool_geometry
-from fastcnn.functional.pooling import _taps_dtype, max_pool2d_taps, max_pool2d_taps_backward
 
 # Bytes of what is between two functions that go through them at once: they then stay in the cache.
 PART = 2 << 20
@@ -177,15 +177,13 @@ def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[i
         return _conv_size.__wrapped__(input.shape, weight.shape, *geometry)
 
 
-def _are_images(input: object, weight: object) -> bool:
-    return isinstance(input, np.ndarray) and isinstance(weight, np.ndarray) and input.ndim == weight.ndim == 4
+def _is_one_part(input: object, weight: object) -> bool:
+    """Whether a convolution's output is one part, as far as that is plain at a glance, or something is wrong.
 
-
-def _is_one_part(input: np.ndarray, weight: np.ndarray) -> bool:
-    """Whether a convolution's output is one part, as far as that is plain at a glance.
-
-    Then the functions that are put together are called one after the other, and check their arguments themselves.
+    Then one call does it all, or says what is wrong.
     """
+    if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)) or input.ndim != 4 or weight.ndim != 4:
+        return True
     n, _, h, w = input.shape
     return n * weight.shape[0] * h * w * input.itemsize < PART
 
@@ -202,6 +200,37 @@ def _pooled(size: tuple[int, ...], window: tuple, relu: bool) -> tuple[tuple[int
     """The shape of the pool's output, and the type of its taps."""
     geometry = _pool_geometry(size, 2, *window)
     return (*size[:2], *geometry.places), np.dtype(_taps_dtype(geometry, relu))
+
+
+@remembered
+def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu):
+    """What is between is one part, and scratch."""
+    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2)
+    relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *pool), window["channels_last"]
+    taps = np.dtype(_taps_dtype(geometry, relu))
+    layout = (*size[:2], *geometry.places), 2, input.ndim == 4, channels_last
+    results = new_images(*layout, x.dtype), new_images(*layout, taps)
+    if not x.size:
+        return zeros(results)
+    integers, then = (size[1], int(groups), taps.itemsize, relu), geometry.window(size, channels_last)
+    return Call("conv_pool", (x, w, bias), results, window=window, pool=then, integers=integers)
+
+
+@remembered
+def _conv_pool_backward(grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out):
+    input, weight = required(input=input, weight=weight)
+    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2)
+    batched, channels_last = input.ndim == 4, window["channels_last"]
+    checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *pool)
+    grads, marks, _, geometry, integers, refused = checked
+    check.floats(input=input, grad_output=grad_output)
+    apart = {"grad_output": grad_output, "taps": taps, "input": input, "weight": weight}
+    results = _gradients(x, weight.shape, check.needs(needs), out, 2, batched, channels_last, **apart)
+    if not x.size:
+        return zeros(results)
+    arrays = check.ordered(grads, channels_last)[0], check.ordered(marks, channels_last)[0], x, w
+    integers, then = (size[1], int(groups), *integers), geometry.window(size, channels_last)
+    return Call("conv_pool_backward", arrays, results, window=window, pool=then, integers=integers, refused=refused)
 
 
 def conv2d_max_pool(
@@ -248,8 +277,8 @@ def conv2d_max_pool(
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
     geometry, window = (stride, padding, dilation, groups), _window(pool)
-    if not _are_images(input, weight) or _is_one_part(input, weight):
-        return max_pool2d_taps(conv2d(input, weight, bias, *geometry), *window, relu=relu)
+    if _is_one_part(input, weight):
+        return _conv_pool(input, weight, bias, *geometry, window, relu)
     input, weight = required(input=input, weight=weight)
     input, channels_last = check.ordered(input)
     between = conv_size(input, weight, geometry)
@@ -310,16 +339,10 @@ def conv2d_max_pool_backward(
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
     geometry, window = (stride, padding, dilation, groups), _window(pool)
-    plain = _are_images(input, weight)
-    if not plain:
-        input, weight = required(input=input, weight=weight)
-        check.ndim("weight", weight, 4)
-        check.ndim("input", input, 4, 3)
-    size = conv_size(input, weight, geometry)
-    if not plain or _is_one_part(input, weight):
-        made = max_pool2d_taps_backward(grad_output, taps, size, *window, relu=relu)
-        return conv2d_backward(made, input, weight, *geometry, needs=needs, out=out)
+    if _is_one_part(input, weight):
+        return _conv_pool_backward(grad_output, taps, input, weight, *geometry, window, relu, needs, out)
     input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
+    size = conv_size(input, weight, geometry)
     taps = check.array("taps", taps, f"a NumPy array of {_pooled(size, window, relu)[1]}")
     needs = check.needs(needs)
     input, channels_last = check.ordered(input)

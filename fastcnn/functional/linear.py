@@ -25,14 +25,14 @@ def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 @remembered
-def _linear(input, weight, bias, out):
+def _linear(input, weight, bias, relu, out):
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
     rows, matrix = _rows(input, weight)
     if bias is not None:
         check.shape("bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
-    size = (*input.shape[:-1], len(matrix))
+    size, relu = (*input.shape[:-1], len(matrix)), flag("relu", relu)
     if out is not None:
         check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
         if not out.flags.c_contiguous:
@@ -40,24 +40,31 @@ def _linear(input, weight, bias, out):
     result = new(size, rows.dtype) if out is None else out
     if not rows.size:
         return zeros((result,))
-    return Call("linear", (rows, matrix, bias), (result,), integers=(len(rows), *matrix.shape[::-1]))
+    return Call("linear", (rows, matrix, bias), (result,), integers=(len(rows), *matrix.shape[::-1], relu))
 
 
 @remembered
-def _linear_backward(grad_output, input, weight, needs, out):
+def _linear_backward(grad_output, input, weight, relu, needs, out):
     grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
     rows, matrix = _rows(input, weight)
     check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
+    _, relu = check.floats(input=input, relu=relu)
+    if relu is not None:
+        check.shape("relu", relu, grad_output.shape)
+        relu = np.ascontiguousarray(relu)
     needs = check.needs(needs)
     dy = np.ascontiguousarray(grad_output.reshape(-1, len(matrix)))
     made = [new(shape, rows.dtype) for shape in (input.shape, weight.shape, weight.shape[:1])]
-    results = gradients(needs, out, made, grad_output=grad_output, input=input, weight=weight)
+    apart = {"grad_output": grad_output, "input": input, "weight": weight, "relu": relu}
+    results = gradients(needs, out, made, **{name: array for name, array in apart.items() if array is not None})
     if not rows.size:
         return zeros(results)
-    return Call("linear_backward", (dy, rows, matrix), results, integers=(len(rows), *matrix.shape[::-1]))
+    return Call("linear_backward", (dy, rows, matrix, relu), results, integers=(len(rows), *matrix.shape[::-1]))
 
 
-def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
+def linear(
+    input: Array, weight: Array, bias: Array | None = None, *, relu: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
     """Return input @ weight.T + bias.
 
     Parameters
@@ -66,6 +73,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.nd
         float32 or float64.
     weight : ndarray of shape (out_features, in_features)
     bias : ndarray of shape (out_features,), optional
+    relu : bool, default False
+        Whether ReLU is taken of the sums.
     out : ndarray of shape (..., out_features), optional
         Array to write the output to and to return: of its type, C-contiguous, apart from the inputs.
 
@@ -85,7 +94,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: np.nd
     >>> F.linear(np.array([[1., 2.]]), np.array([[3., 4.], [5., 6.]]), np.array([0.5, 0.]))
     array([[11.5, 17. ]])
     """
-    return _linear(input, weight, bias, out)
+    return _linear(input, weight, bias, relu, out)
 
 
 def linear_backward(
@@ -93,6 +102,7 @@ def linear_backward(
     input: Array,
     weight: Array,
     *,
+    relu: Array | None = None,
     needs: tuple[bool, bool, bool] = (True, True, True),
     out: Gradients = (None, None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
@@ -104,6 +114,8 @@ def linear_backward(
         Gradient of the loss with respect to the output.
     input, weight
         What the forward call had.
+    relu : ndarray of the shape of `grad_output`, optional
+        What the forward call returned, if it took ReLU.
     needs : three bools
         Which of the three gradients to compute.
     out : three ndarrays or None
@@ -130,7 +142,7 @@ def linear_backward(
     (array([[53., 64.]]), array([[ 1.,  2.],
            [10., 20.]]), array([ 1., 10.]))
     """
-    return _linear_backward(grad_output, input, weight, needs, out)
+    return _linear_backward(grad_output, input, weight, relu, needs, out)
 
 
 def _joined(shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[int, ...]:

@@ -541,26 +541,32 @@ def max_pool2d_taps_backward(
     return _taps_backward(grad_output, taps, input_shape, relu, *geometry)
 
 
-@remembered
-def _taps_backward(grad_output, taps, input_shape, relu, *geometry):
+def _checked_taps(grad_output, taps, input_shape, relu, *geometry):
+    """Gradient and taps as the kernels take them, input shape, geometry and integers, and what refuses wrong taps."""
     (grad_output,) = required(grad_output=grad_output)
     grads = _images("grad_output", grad_output, 2)
     size = _image_shape("input_shape", input_shape, 2, grad_output.ndim)
     geometry = _geometry(size, 2, *geometry)
     check.shape("grad_output", grad_output, (*size[:2], *geometry.places)[4 - grad_output.ndim :])
     taps = _marks("taps", taps, _taps_dtype(geometry, _flag("relu", relu)), grad_output.shape, 2)
-    taps, channels_last = check.ordered(taps, _channels_last(taps))
-    grads, _ = check.ordered(grads, channels_last)
-    result = new_images(size, 2, grad_output.ndim == 4, channels_last, grads.dtype)
-    if not math.prod(size):
-        return zeros((result,))
 
     def refused():
         wanted = f"taps inside the input, of windows of {math.prod(geometry.kernel)}"
         check.fail("taps", wanted, f"one that is not, among {_range(taps)}")
 
+    return grads, taps, size, geometry, (taps.itemsize, bool(relu)), refused
+
+
+@remembered
+def _taps_backward(grad_output, taps, input_shape, relu, *geometry):
+    checked = _checked_taps(grad_output, taps, input_shape, relu, *geometry)
+    grads, taps, size, geometry, integers, refused = checked
+    taps, channels_last = check.ordered(taps, _channels_last(taps))
+    grads, _ = check.ordered(grads, channels_last)
+    result = new_images(size, 2, grad_output.ndim == 4, channels_last, grads.dtype)
+    if not math.prod(size):
+        return zeros((result,))
     window = geometry.window(size, channels_last)
-    integers = (taps.itemsize, bool(relu))
     return Call("max_pool_backward", (grads, taps), (result,), window=window, integers=integers, refused=refused)
 
 

@@ -7,7 +7,8 @@ A pass over an activation costs as much as its convolution, and an array that on
 - batch norm and ReLU,
 - a residual sum whose body ends with batch norm, and ReLU,
 - a convolution, ReLU and max-pool: what is pooled, and its gradient, are made a few images at a time,
-- ReLU and max-pool, in this order.
+- ReLU and max-pool, in this order,
+- a linear layer and ReLU.
 
 Where no gradient is asked for, the layers are cut in another way: batch norm, a residual and ReLU go with the
 convolution before them, which does them, by running statistics, to each row of places as it makes it.
@@ -28,6 +29,7 @@ from fastcnn import functional as F
 from fastcnn.functional.fused import conv_size
 from fastcnn.nn.activation import ReLU
 from fastcnn.nn.conv import Conv2d
+from fastcnn.nn.linear import Linear
 from fastcnn.nn.module import Module, is_grad_enabled
 from fastcnn.nn.norm import BatchNorm1d, BatchNorm2d
 from fastcnn.nn.pooling import MaxPool2d
@@ -74,6 +76,8 @@ def runs(layers: Sequence[Module], grads: bool = True) -> list[Module | Run]:
             run = ConvPool(rest[:3])
         elif kinds[:2] == [ReLU, MaxPool2d]:
             run = ReLUPool(rest[:2])
+        elif kinds[:2] == [Linear, ReLU]:
+            run = LinearReLU(rest[:2])
         else:
             run = rest[0]
         found.append(run)
@@ -323,6 +327,30 @@ class ConvPool(Run):
             needs=(self.conv.needs_input_grad, True, bias is not None),
             out=(None, weight.grad_memory(), None if bias is None else bias.grad_memory()),
         )
+        weight.accumulate(grads[1])
+        if bias is not None:
+            bias.accumulate(grads[2])
+        return grads[0]
+
+
+class LinearReLU(Run):
+    """A linear layer and ReLU. Where its output is 0, no gradient goes through."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        super().__init__(layers)
+        self.linear = layers[0]
+
+    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+        weight, bias = self.linear.weight, self.linear.bias
+        output = F.linear(input, weight.data, None if bias is None else bias.data, relu=True)
+        return output, input, output
+
+    def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
+        input, output = self.saved()
+        weight, bias = self.linear.weight, self.linear.bias
+        needs = (self.linear.needs_input_grad, True, bias is not None)
+        out = (None, weight.grad_memory(), None if bias is None else bias.grad_memory())
+        grads = F.linear_backward(grad_output, input, weight.data, relu=output, needs=needs, out=out)
         weight.accumulate(grads[1])
         if bias is not None:
             bias.accumulate(grads[2])

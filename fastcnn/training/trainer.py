@@ -333,23 +333,32 @@ def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.nda
         yield tuple(array[start : start + batch_size] for array in arrays)
 
 
-@contextlib.contextmanager
-def _training(model: Module) -> Iterator[None]:
+class _training:
     """Training mode, without the gradient of the model's input. A layer that was put in evaluation mode stays so.
 
-    NumPy need not warn of overflow: the loss tells.
+    NumPy need not warn of overflow: the loss tells. Every step enters it, so it is a class: a generator takes longer.
     """
-    needed = model.needs_input_grad
-    modes = [] if model.training else [(module, module.training) for module in model.modules()]
-    model.requires_input_grad(False)
-    for module, _ in modes:
-        module.training = True
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            yield
-    finally:
-        model.requires_input_grad(needed)
-        for module, mode in modes:
+
+    __slots__ = ("_errors", "_model", "_modes", "_needed")
+
+    def __init__(self, model: Module) -> None:
+        self._model, self._errors = model, np.errstate(over="ignore", invalid="ignore")
+
+    def __enter__(self) -> None:
+        model = self._model
+        self._needed = model.needs_input_grad
+        self._modes = [] if model.training else [(module, module.training) for module in model.modules()]
+        if self._needed:
+            model.requires_input_grad(False)
+        for module, _ in self._modes:
+            module.training = True
+        self._errors.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._errors.__exit__(*error)
+        if self._needed:
+            self._model.requires_input_grad(True)
+        for module, mode in self._modes:
             module.training = mode
 
 
