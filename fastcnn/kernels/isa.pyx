@@ -21,16 +21,14 @@ cdef extern from *:
     }
     #endif
 
-    /* What the CPU has, preferred first: the first is used unless FASTCNN_ISA names another. __builtin_cpu_supports
-       asks the operating system too (XGETBV). */
+    /* What the CPU has, preferred first: the first is used unless FASTCNN_ISA names another. */
     static int fastcnn_paths(const fastcnn_micro **found) {
         int n = 0;
     #ifdef FASTCNN_X86
         int avx512;
         const fastcnn_micro *amx = NULL;
         __builtin_cpu_init();
-        avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+        avx512 = FASTCNN_HAS_AVX512;
     #ifdef FASTCNN_AMX
         static fastcnn_micro with_amx;
         with_amx = fastcnn_over_avx512("amx", &fastcnn_matrix_amx);
@@ -40,7 +38,7 @@ cdef extern from *:
         /* Behind avx512 because nobody has measured it yet: its instructions have only been run by an emulator
            and by the model. Where it is faster, moving this line up by one makes it the default. */
         if (amx) found[n++] = amx;
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &fastcnn_micro_avx2;
+        if (FASTCNN_HAS_AVX2) found[n++] = &fastcnn_micro_avx2;
     #endif
         found[n++] = &fastcnn_micro_generic;
     #if defined(FASTCNN_AMX) && defined(FASTCNN_AMX_MODEL)

@@ -30,14 +30,10 @@
    instructions, which computes what the manual's pseudocode does, so that everything here can be tested where there is
    AVX-512 but no matrix unit. */
 #include "amx.h"
+#include "target.h"
 
 #ifdef FASTCNN_AMX
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma,amx-tile,amx-bf16"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma,prefer-vector-width=512,amx-tile,amx-bf16")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX512 ",amx-tile,amx-bf16")
 #include <immintrin.h>
 #include <string.h>
 
@@ -141,7 +137,6 @@ static void end(const void *kept) {
 /* Steps of six products that the accumulators add up before they are added to what the sum has so far: its rounding
    errors, of which each step makes six, then stay as small as those of the FMA tiles, whose sums come in parts too. */
 #define RUN 32
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE void load_a(int m, const fastcnn_steps *s, const char *a, int plane) {
     a += plane * s->a_plane;
@@ -344,7 +339,5 @@ const fastcnn_matrix fastcnn_matrix_model = {1, begin, end, product, split, spli
 const fastcnn_matrix fastcnn_matrix_amx = {32, begin, end, product, split, split_transposed, transpose, store};
 #endif
 
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+FASTCNN_END
 #endif

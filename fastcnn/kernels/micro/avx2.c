@@ -2,11 +2,7 @@
 #include "micro.h"
 
 #ifdef FASTCNN_X86
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX2)
 #include <immintrin.h>
 
 #define ROWS 6
@@ -42,7 +38,5 @@ const fastcnn_micro fastcnn_micro_avx2 = {
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
     winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
 };
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+FASTCNN_END
 #endif

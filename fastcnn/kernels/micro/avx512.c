@@ -2,11 +2,7 @@
 #include "micro.h"
 
 #ifdef FASTCNN_X86
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma,prefer-vector-width=512")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX512)
 #include <immintrin.h>
 
 #define ROWS 14
@@ -62,7 +58,5 @@ const fastcnn_micro fastcnn_micro_avx512 = {
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
     winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
 };
-#ifdef __clang__
-#pragma clang attribute pop
-#endif
+FASTCNN_END
 #endif

@@ -5,6 +5,8 @@
 #ifndef FASTCNN_MICRO_H
 #define FASTCNN_MICRO_H
 
+#include "target.h"
+
 #include <stddef.h>
 
 /* How a tile's sum walks its operands: `segments` runs of `depth` steps each. In a convolution a segment is a stretch
@@ -93,8 +95,7 @@ typedef struct {
 } fastcnn_micro;
 
 extern const fastcnn_micro fastcnn_micro_generic;
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-#define FASTCNN_X86 1
+#ifdef FASTCNN_X86
 extern const fastcnn_micro fastcnn_micro_avx2;
 extern const fastcnn_micro fastcnn_micro_avx512;
 #endif

@@ -1,14 +1,10 @@
 /* The rows of batch norm for each instruction set: norm_lanes.h compiled for 16, 32 and 64 byte vectors. */
-#include "micro.h"
 #include "norm.h"
+#include "target.h"
 
 #include <stdint.h>
 #include <string.h>
 
-#define GLUE_(a, b) a##b
-#define GLUE(a, b) GLUE_(a, b)
-#define NAME(x) GLUE(GLUE(x, _), SUFFIX)
-#define INLINE static inline __attribute__((always_inline))
 #define PANEL 256 /* the most columns of a tile, as in norm.pyx */
 
 #ifdef __clang__
@@ -44,12 +40,7 @@ static const fastcnn_norm norm_generic = TABLE(generic);
 
 /* --- AVX2 --------------------------------------------------------------------------------------------------------- */
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX2)
 
 #define T float
 #define BITS int32_t
@@ -64,20 +55,11 @@ static const fastcnn_norm norm_generic = TABLE(generic);
 
 static const fastcnn_norm norm_avx2 = TABLE(avx2);
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+FASTCNN_END
 
 /* --- AVX-512 ------------------------------------------------------------------------------------------------------ */
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX512)
 
 #define T float
 #define BITS int32_t
@@ -92,18 +74,7 @@ static const fastcnn_norm norm_avx2 = TABLE(avx2);
 
 static const fastcnn_norm norm_avx512 = TABLE(avx512);
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+FASTCNN_END
 #endif
 
-const fastcnn_norm *fastcnn_norm_for(const char *name) {
-#ifdef FASTCNN_X86
-    if (!strcmp(name, "avx2")) return &norm_avx2;
-    if (strcmp(name, "generic")) return &norm_avx512; /* and what comes above it */
-#endif
-    (void)name;
-    return &norm_generic;
-}
+FASTCNN_TABLE_FOR(norm)

@@ -1,15 +1,11 @@
 /* The lanes of pooling for each instruction set: pool_lanes.h with 16, 32 and 64 byte vectors. */
-#include "micro.h"
 #include "pool.h"
+#include "target.h"
 
 #include <string.h>
 
-#define GLUE_(a, b) a##b
-#define GLUE(a, b) GLUE_(a, b)
-#define NAME(x) GLUE(GLUE(x, _), SUFFIX)
 #define VEC NAME(vec)
 #define INTS NAME(ints)
-#define INLINE static inline __attribute__((always_inline))
 
 #define REGISTERS 4
 
@@ -97,12 +93,7 @@ static const fastcnn_pool pool_generic = {
 
 /* --- AVX2 --------------------------------------------------------------------------------------------------------- */
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX2)
 
 /* The first `count` lanes set, read from the middle of a row of ones and zeros. */
 static const int32_t mask32[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
@@ -168,20 +159,11 @@ static const fastcnn_pool pool_avx2 = {
     max_avx2_f64, route_avx2_f64, max_few_avx2_f64, route_few_avx2_f64, mean_avx2_f64,
 };
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+FASTCNN_END
 
 /* --- AVX-512 ------------------------------------------------------------------------------------------------------ */
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512")
-#endif
+FASTCNN_BEGIN(FASTCNN_AVX512)
 
 #define MASK(count) ((1u << (count)) - 1)
 /* Keeps the compiler from folding the load of `value` into a masked load, which waits for its mask. */
@@ -227,18 +209,7 @@ static const fastcnn_pool pool_avx512 = {
     max_avx512_f64, route_avx512_f64, max_few_avx512_f64, route_few_avx512_f64, mean_avx512_f64,
 };
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+FASTCNN_END
 #endif
 
-const fastcnn_pool *fastcnn_pool_for(const char *name) {
-#ifdef FASTCNN_X86
-    if (!strcmp(name, "avx2")) return &pool_avx2;
-    if (strcmp(name, "generic")) return &pool_avx512; /* and what comes above it */
-#endif
-    (void)name;
-    return &pool_generic;
-}
+FASTCNN_TABLE_FOR(pool)

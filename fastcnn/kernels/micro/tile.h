@@ -10,11 +10,7 @@
    meets two registers of b: per step, m + 2 loads for 2*m multiply-adds. A sum starts from 0 and is added to init or c
    at the end: long sums come in parts, whose rounding errors stay small. */
 
-#define GLUE_(a, b) a##b
-#define GLUE(a, b) GLUE_(a, b)
-#define NAME(x) GLUE(GLUE(x, _), SUFFIX)
 #define VEC NAME(vec)
-#define INLINE static inline __attribute__((always_inline))
 
 typedef T VEC __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
 
@@ -146,9 +142,5 @@ static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T
 #undef SUFFIX
 #undef LOAD_PART
 #undef STORE_PART
-#undef GLUE_
-#undef GLUE
-#undef NAME
 #undef VEC
-#undef INLINE
 #undef TILE_CASE
