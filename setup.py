@@ -148,12 +148,14 @@ def extensions():
     ]
 
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
-        compiler_directives=DIRECTIVES,
-        emit_linenums=DEBUG,
-        build_dir="build/debug" if DEBUG else None,  # apart, as Cython does not see that the directives differ
-    ),
-    cmdclass={"build_ext": BuildKernels},
-)
+if __name__ == "__main__":  # Cython's processes may import this file
+    setup(
+        ext_modules=cythonize(
+            extensions(),
+            nthreads=os.cpu_count(),
+            compiler_directives=DIRECTIVES,
+            emit_linenums=DEBUG,
+            build_dir="build/debug" if DEBUG else None,  # apart, as Cython does not see that the directives differ
+        ),
+        cmdclass={"build_ext": BuildKernels},
+    )
