@@ -28,6 +28,7 @@ EXTENSIONS = {
     "winograd": [],
     "planar": [],
     "ring": [],
+    "point": [],
     "spread": [],
     "conv": [],
     "matrix": [],

@@ -16,9 +16,9 @@ a chunk, a block of rows x columns places has its source copied once, and every 
 of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/tile.h).
 
 More ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit (matrix.pyx),
-Winograd's algorithm for 3x3 windows (winograd.pyx), and three ways for few channels (planar.pyx; spread.pyx, which is
-given a whole gradient of an input, not jobs; ring.pyx for the weights). A job that the first two give up, because a
-result is not finite, is done by the sums here.
+Winograd's algorithm for 3x3 windows (winograd.pyx), three ways for few channels (planar.pyx; spread.pyx, which is given
+a whole gradient of an input, not jobs; ring.pyx for the weights), one for the weights of 1x1 windows (point.pyx). A
+job that the first two give up, because a result is not finite, is done by the sums here.
 
 What comes after the sums (job.after: batch norm, residual, ReLU) is done to places here and by Winograd's algorithm as
 soon as their sums are complete, in the L1 cache. The matrix unit and planar tiles leave it to a pass of its own.
@@ -30,17 +30,18 @@ and the parts are added in order. Blocks and parts follow from the shape alone: 
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
-    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_far, fetch_places, forward_job, lanes_of, pieces,
-    put_tile, round_up, run_depthwise, run_tile,
+    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_far, fetch_places, fetch_rows, forward_job,
+    lanes_of, pieces, put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
 from .planar cimport planar_fits, planar_scratch, planar_sums
+from .point cimport point_fits, point_scratch, point_weight_grad
 from .ring cimport ring_fits, ring_scratch, ring_weight_grad
 from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for
@@ -75,6 +76,8 @@ cdef void _tile(Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     """Choose the tiling of a job; `weights` for the backward-weight pass, whose partial sums bound the chunk."""
     cdef Py_ssize_t lanes = lanes_of(itemsize), taps = max(1, job.taps_y * job.taps_x), channels, pitch, fit, tasks
     cdef Py_ssize_t block = BLOCK_BYTES // itemsize, beside = 0
+    if taps == 1 and not weights:  # nothing is read twice but by the next panel
+        block //= 2
     # How far the taps of one place reach in the source, beyond its first row and column.
     cdef Py_ssize_t reach_y = max(0, job.taps_y - 1) * job.ty, reach_x = max(0, job.taps_x - 1) * job.tx
     cdef bint outside
@@ -195,6 +198,22 @@ cdef Scratch _layout(const Job* job, int threads, Py_ssize_t itemsize, Py_ssize_
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
+cdef void _pack_matrix(Py_ssize_t channels, Py_ssize_t count, const floating* weight, Py_ssize_t w_input,
+                       Py_ssize_t w_output, floating* packed, Py_ssize_t panel) noexcept nogil:
+    """packed[channel][output] of weights of one tap, which lie side by side along one of the two."""
+    cdef Py_ssize_t c
+    if count <= lanes_of(sizeof(floating)) < panel:  # of each channel, the second register
+        memset(packed, 0, channels * panel * sizeof(floating))
+    if w_input != 1:
+        for c in range(channels):
+            memcpy(packed + c * panel, weight + c * w_input, count * sizeof(floating))
+            memset(packed + c * panel + count, 0, (panel - count) * sizeof(floating))
+    elif floating is float:
+        micro().transpose_f32(count, channels, weight, w_output, packed, panel)
+    else:
+        micro().transpose_f64(count, channels, weight, w_output, packed, panel)
+
+
 cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
                       floating* packed) noexcept nogil:
     """packed[chunk][panel][i][j][channel][output] for one panel; outputs past the last are 0."""
@@ -204,6 +223,12 @@ cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, 
     cdef floating* out
     weight += job.w_start + group * job.w_group + panel * job.panel * job.w_output
     packed += group * taps * job.inputs * job.panels * job.panel
+    if taps == 1 and (job.w_input == 1 or job.w_output == 1):
+        for q in range(job.chunks):
+            channels = min(job.chunk, job.inputs - q * job.chunk)
+            _pack_matrix(channels, count, weight + q * job.chunk * job.w_input, job.w_input, job.w_output,
+                         packed + (q * job.chunk * job.panels + panel * channels) * job.panel, job.panel)
+        return
     # Eight outputs at a time: eight streams of weights are read in the order they lie in, and written side by side.
     for q in range(job.chunks):
         channels = min(job.chunk, job.inputs - q * job.chunk)
@@ -264,7 +289,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     cdef Py_ssize_t taps = job.taps_y * job.taps_x, out_pixel = job.dest_sx * job.dest.pixel
     cdef Py_ssize_t row0 = top * job.sy + job.y0, column0 = left * job.sx + job.x0, done
     cdef Py_ssize_t ahead = job.ahead * sizeof(floating)
-    cdef bint after
+    cdef bint after, point = taps == 1 and job.dest.channel == 1
     cdef const floating* start
     cdef const floating* a
     cdef const floating* b
@@ -275,7 +300,7 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
     dest += (image * job.dest.image + group * job.outputs * job.dest.channel
              + (job.dest_y + top * job.dest_sy) * job.dest.row + (job.dest_x + left * job.dest_sx) * job.dest.pixel)
     packed += group * taps * job.inputs * job.panels * job.panel
-    start = source + top * job.sy * job.source.row
+    start = source + top * job.sy * job.source.row + left * job.sx * job.source.pixel
     s.segments, s.a_offset, s.a_row, s.a_step, s.b_step = job.segments, offset, job.sx * job.pixel, 1, job.panel
     s.b_offset = NULL
     for q in range(job.chunks):
@@ -306,6 +331,8 @@ cdef void _block(const Job* job, Py_ssize_t task, const Py_ssize_t* offset, cons
                          + p * job.panel * job.dest.channel)
                     if after:  # on its way while the sums are made
                         fetch_places(job, c, m)
+                    elif point:
+                        fetch_rows(c, out_pixel, m, n)
                     if ahead and p == 0:  # and what this thread will probably copy next
                         fetch_far(start + y * job.sy * job.source.row + x * job.sx * job.source.pixel, ahead,
                                   m * job.sx * job.source.pixel * sizeof(floating))
@@ -388,8 +415,11 @@ cdef void _run(Job* job, const floating* source, const floating* weight, const f
     memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
     # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
     threads = min(threads, threads_for(tasks, work // 16))
-    if job.source.channel == 1 and job.groups * job.parts * job.chunks * job.xblocks == 1:
-        job.ahead = threads * (job.source.image if job.yblocks == 1 else job.rows * job.sy * job.source.row)
+    if job.source.channel == 1 and job.groups * job.parts * job.chunks == 1:
+        if job.xblocks == 1:
+            job.ahead = threads * (job.source.image if job.yblocks == 1 else job.rows * job.sy * job.source.row)
+        elif job.n * job.ny == 1:
+            job.ahead = threads * job.columns * job.sx * job.source.pixel
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
         slice = scratch + s.slices + thread_index() * s.slice
         if job.depthwise:
@@ -689,6 +719,9 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     if ring_fits(&job, sizeof(floating)):
         ring_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)
         return
+    if point_fits(&job, sizeof(floating)):
+        point_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)
+        return
     _tile(&job, sizeof(floating), True)
     s = _weight_layout(&job, threads, sizeof(floating))
     parts = _weight_parts(&job)
@@ -738,6 +771,8 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
         return max(most, planar_scratch(job, threads, itemsize))
     if weights and ring_fits(job, itemsize):
         return max(most, ring_scratch(job, threads, itemsize))
+    if weights and point_fits(job, itemsize):
+        return max(most, point_scratch(job, threads, itemsize))
     _tile(job, itemsize, weights)
     s = _weight_layout(job, threads, itemsize) if weights else _job_layout(job, threads, itemsize)
     return max(most, s.bytes)

@@ -235,3 +235,10 @@ cdef inline void fetch_places(const Job* job, const floating* dest, Py_ssize_t c
     if job.after.residual != NULL:
         fetch(<const floating*>job.after.residual + (dest - <const floating*>job.after.output),
               count * job.dest.pixel * sizeof(floating))
+
+
+cdef inline void fetch_rows(const floating* rows, Py_ssize_t pitch, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """Have m rows of n elements brought to the cache, to be written."""
+    cdef Py_ssize_t r
+    for r in range(m):
+        fetch(rows + r * pitch, n * sizeof(floating))
