@@ -30,6 +30,7 @@ EXTENSIONS = {
     "ring": [],
     "point": [],
     "spread": [],
+    "winners": [],
     "conv": [],
     "matrix": [],
     "linear": [],

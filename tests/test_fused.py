@@ -150,6 +150,55 @@ def test_conv2d_max_pool_against_reference(problem, pool, relu, part):
         assert_allclose(one / largest, other / largest, atol=1e-4 if dtype == np.float32 else 1e-12)
 
 
+WINNERS = {  # shapes of input and weight, convolution, pool
+    "woven rows": ((5, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}, (2,)),
+    "woven rows of little": ((3, 1, 7, 6), (3, 1, 3, 2), {"stride": (1, 2)}, ((2, 2),)),
+    "few channels": ((35, 6, 14, 14), (16, 6, 5, 5), {}, (2,)),
+    "a window of seven": ((3, 3, 15, 13), (17, 3, 7, 7), {"padding": (1, 3), "stride": 2}, (2,)),
+    "pixels without a window": ((4, 2, 11, 12), (5, 2, 2, 2), {"stride": 3, "padding": (0, 1)}, (2,)),
+    "three columns of taps": ((1, 4, 12, 13), (8, 4, 3, 3), {"padding": 1}, ((2, 3),)),
+}
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("name", WINNERS)
+def test_conv2d_max_pool_gradients_from_the_winners(name, relu, dtype, order, threads):
+    shape, weight_shape, geometry, pool = WINNERS[name]
+    x, weight = in_order(normal(shape, dtype), order), normal(weight_shape, dtype, 1)
+    y, taps = F.conv2d_max_pool(x, weight, **geometry, pool=pool, relu=relu)
+    dy = in_order(normal(y.shape, dtype, 2), order)
+    arguments = geometry.get("stride", 1), geometry.get("padding", 0), 1, 1
+    assert fused._few_win(x, weight, arguments, pool)
+    got = each_thread_count_agrees(
+        threads, lambda: F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
+    )
+    expected = reference.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
+    for one, other in zip(got, expected, strict=True):
+        largest = np.abs(other).max()
+        assert_allclose(one / largest, other / largest, atol=2e-6 if dtype == np.float32 else 1e-14)
+    assert same_order(got[0], x)
+    taps.flat[-1] = 4 if pool == (2,) else 6 if pool[0] == (2, 3) else 9
+    with pytest.raises(ValueError, match=r"^taps: expected taps inside the input"):
+        F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
+
+
+def test_a_gradient_that_is_infinite_stays_under_its_window():
+    x, weight = in_order(normal((3, 6, 14, 14), np.float32), "NHWC"), normal((16, 6, 5, 5), np.float32, 1)
+    y, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    dy = normal(y.shape, np.float32, 2)
+    dx, _, db = F.conv2d_max_pool_backward(dy, taps, x, weight, pool=(2,))
+    dy[1, 9, 2, 3], taps[1, 9, 2, 3] = np.inf, 2
+    got = F.conv2d_max_pool_backward(dy, taps, x, weight, pool=(2,))
+    hit = np.zeros(dx.shape, bool)
+    hit[1, :, 5:10, 6:11] = True
+    assert np.array_equal(np.isinf(got[0]), hit)
+    assert_allclose(got[0][0], dx[0], atol=1e-5)
+    assert got[2][9] == np.inf
+    assert_allclose(np.delete(got[2], 9), np.delete(db, 9), rtol=1e-6)
+
+
 @pytest.mark.parametrize("part", [1, 2000, 2**20])
 def test_conv2d_max_pool_into_arrays_that_are_given(part, threads, monkeypatch):
     monkeypatch.setattr(fused, "PART", part)

@@ -54,6 +54,7 @@ from fastcnn.kernels.pooling cimport (
     max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr,
 )
 from fastcnn.kernels.threads cimport max_threads
+from fastcnn.kernels.winners cimport winners_backward_ptr, winners_fit, winners_scratch
 
 import functools
 
@@ -441,6 +442,12 @@ cdef bint _conv_pool_backward(const Facts* f, floating** a, double* number, void
     cdef Facts pool = _pool_facts(f)
     cdef floating* pooled[3]
     cdef floating* conv[6]
+    if winners_fit(&f.window, &f.pool, f.integer[1], f.itemsize):  # of few taps, which are bytes
+        if _wrong_taps(&pool, <const uint8_t*>a[1], threads):
+            return True
+        winners_backward_ptr(a[0], <const uint8_t*>a[1], a[2], a[3], a[4], a[5], a[6], &f.window, &f.pool, scratch,
+                             threads)
+        return False
     pooled[0], pooled[1], pooled[2] = a[0], a[1], <floating*>scratch
     conv[0], conv[1], conv[2], conv[3], conv[4], conv[5] = pooled[2], a[2], a[3], a[4], a[5], a[6]
     if _max_pool_backward(&pool, pooled, number, NULL, threads):
@@ -449,6 +456,8 @@ cdef bint _conv_pool_backward(const Facts* f, floating** a, double* number, void
 
 
 cdef Py_ssize_t _conv_pool_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    if winners_fit(&f.window, &f.pool, f.integer[1], f.itemsize):
+        return winners_scratch(&f.window, &f.pool, threads, f.itemsize)
     return _between(f) + _conv_backward_scratch(f, threads)
 
 

@@ -1,3 +1,6 @@
+from libc.stdint cimport int32_t, uint8_t
+
+
 cdef extern from "micro/amx.h" nogil:
     ctypedef struct Steps "fastcnn_steps":
         Py_ssize_t outer, inner
@@ -53,6 +56,10 @@ cdef extern from "micro/micro.h" nogil:
                            float*, Py_ssize_t) noexcept nogil
         void (*weave_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*,
                           float*, Py_ssize_t) noexcept nogil
+        void (*picked_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const int32_t*, const float*, Py_ssize_t, const float*,
+                           Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        bint (*winners_f32)(Py_ssize_t, const uint8_t*, const float*, const int32_t*, const int32_t*, int, int32_t,
+                            int32_t*, float*, float*) noexcept nogil
         void (*winograd_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
@@ -73,6 +80,10 @@ cdef extern from "micro/micro.h" nogil:
                            double*, Py_ssize_t) noexcept nogil
         void (*weave_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*,
                           double*, Py_ssize_t) noexcept nogil
+        void (*picked_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const int32_t*, const double*, Py_ssize_t, const double*,
+                           Py_ssize_t, double*, Py_ssize_t) noexcept nogil
+        bint (*winners_f64)(Py_ssize_t, const uint8_t*, const double*, const int32_t*, const int32_t*, int, int32_t,
+                            int32_t*, double*, double*) noexcept nogil
         void (*winograd_source_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,
                                     Py_ssize_t) noexcept nogil
         void (*winograd_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t,

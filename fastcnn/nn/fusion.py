@@ -15,7 +15,8 @@ convolution before them, which does them, by running statistics, to each row of 
 
 Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
 in an instance's place, as `watch` does. What is computed is the same at the precision 'highest', to the bit except
-for the gradients of a convolution's weight and bias, which are summed in parts.
+for the gradients of a convolution's weight and bias, which are summed in parts, and all of its gradients before a
+max-pool, which may be summed over the places that won alone.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
 #include "target.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* How a tile's sum walks its operands: `segments` runs of `depth` steps each. In a convolution a segment is a stretch
    of a window that is contiguous in memory; in the gradient of the weights it is a row of pixels. */
@@ -47,6 +48,13 @@ typedef struct {
    weave: out[y*out_line + x*m + o] = a[o*a_row + y*a_line + x] + bias[o] for y < rows, x < n and o < m <= 8; bias may
    be NULL, a must be readable as b above.
 
+   picked: c[i*c_row + j] += sum over k < count of g[k*step] * a[offset[k*step] + i*a_row + j] for i < rows and j < width;
+   a must be readable, and c writable (with what is next in a), up to the next multiple of `lanes` after width.
+
+   winners: what count outputs of a max-pool say of their windows, whose taps are 0 to several - 1: of output k,
+   offset[k] = start + base[k] + tap_offset[taps[k]], g[k] = grad[k]; where taps[k] is no tap, g[k] is 0, and offset[k]
+   that of some tap. g is added to sums. Whether an element of g is not finite. tap_offset has 256 elements.
+
    winograd_*, winograd4_*: the transforms of winograd.h and winograd4.h, which tell them. */
 #define FASTCNN_WINOGRAD(T, suffix, size)                                                                             \
     void (*winograd##size##_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,          \
@@ -78,6 +86,11 @@ typedef struct {
                             const T *w, int add, T *c, ptrdiff_t c_row);                                              \
     void (*weave_##suffix)(ptrdiff_t m, ptrdiff_t rows, ptrdiff_t n, const T *a, ptrdiff_t a_row, ptrdiff_t a_line,   \
                            const T *bias, T *out, ptrdiff_t out_line);                                                \
+    void (*picked_##suffix)(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t count, const int32_t *offset, const T *g,      \
+                            ptrdiff_t step, const T *a, ptrdiff_t a_row, T *c, ptrdiff_t c_row);                      \
+    int (*winners_##suffix)(ptrdiff_t count, const uint8_t *taps, const T *grad, const int32_t *base,                 \
+                            const int32_t *tap_offset, int several, int32_t start, int32_t *offset, T *g,             \
+                            T *sums);                                                                                 \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
                                      ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
     FASTCNN_WINOGRAD(T, suffix, )

@@ -130,6 +130,7 @@ static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T
 }
 
 #include "few.h"
+#include "winners.h"
 #include "winograd.h"
 #include "dots.h"
 #ifdef INEXACT

@@ -1,0 +1,3 @@
+from collections.abc import Mapping
+
+def fit(g: Mapping[str, int], pool: Mapping[str, int], groups: int, itemsize: int) -> bool: ...
