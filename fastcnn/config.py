@@ -20,11 +20,15 @@ def set_float32_matmul_precision(precision: str) -> None:
     """Set how exact float32 convolutions are, for the whole process.
 
     It is a permission, as in `torch.set_float32_matmul_precision`: what has no faster way at a lower precision stays as
-    it is. Below ``'highest'``, convolutions by 3x3 windows of stride 1, with 16 channels and outputs or more and enough
-    of both and of pixels for it to pay, take Winograd's F(4x4, 3x3), with 36 multiplications for 144, in all three
-    passes. Its errors (root mean square, relative to the result's) are 5e-7 for sums of 144 products and 2e-6 for sums
-    of 4608, two to eight times those of ``'highest'``. An element's error may be relative to the largest in its tile:
-    of 6x6 pixels, or of the nine gradients of a window.
+    it is. At ``'highest'``, errors (root mean square, relative to the result's) of convolutions are those of float32
+    arithmetic: 1e-7 to 5e-7 for sums of 144 to 4608 products. By 3x3 windows of stride 1, with 16 channels and outputs
+    or more, they take Winograd's algorithm in tiles of 2x2 places or, mostly, 2x4. In the latter an element's error may
+    be relative to the largest of six pixels in a row, and sums of whole numbers are rounded, too.
+
+    Below ``'highest'``, where there are enough channels, outputs and pixels for it to pay, those windows take F(4x4,
+    3x3), with 36 multiplications for 144, in all three passes. Its errors are 5e-7 for sums of 144 products and 2e-6
+    for sums of 4608, up to four times those of ``'highest'``. An element's error may be relative to the largest in its
+    tile: of 6x6 pixels, or of the nine gradients of a window.
 
     On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to
     three bf16 numbers, and convolutions that suit the unit (from 32 channels and outputs on) take

@@ -28,6 +28,17 @@ cdef extern from "micro/micro.h" nogil:
         Py_ssize_t b_segment, b_step
         const Py_ssize_t* b_offset
 
+    ctypedef struct Winograd4 "fastcnn_winograd4":
+        void (*source)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                       Py_ssize_t, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*grad)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
+                     Py_ssize_t) noexcept nogil
+        int (*dest)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*, float*, Py_ssize_t,
+                    Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*weight)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        void (*weight_grad)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
+                            Py_ssize_t) noexcept nogil
+
     ctypedef struct Micro "fastcnn_micro":
         const char* name
         Py_ssize_t rows
@@ -93,15 +104,8 @@ cdef extern from "micro/micro.h" nogil:
         void (*winograd_weight_f64)(Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         void (*winograd_weight_grad_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*,
                                          Py_ssize_t) noexcept nogil
-        void (*winograd4_source_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                                     Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*winograd4_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t,
-                                   Py_ssize_t) noexcept nogil
-        int (*winograd4_dest_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*, float*,
-                                  Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*winograd4_weight_f32)(Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
-        void (*winograd4_weight_grad_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*,
-                                          Py_ssize_t) noexcept nogil
+        Winograd4 winograd4
+        Winograd4 winograd24
         const Matrix* matrix
 
 
@@ -109,3 +113,7 @@ cdef const Micro* micro() noexcept nogil
 # The precision, by set_float32_matmul_precision, as bf16 planes that the matrix unit splits a float into: 1, 2 or, at
 # 'highest', 3.
 cdef int matrix_planes() noexcept nogil
+
+
+cdef inline bint is_highest() noexcept nogil:
+    return matrix_planes() == 3

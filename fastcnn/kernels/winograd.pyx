@@ -1,11 +1,11 @@
-"""Convolution of 3x3 windows by Winograd's F(2x2, 3x3) and F(4x4, 3x3), in three passes.
+"""Convolution of 3x3 windows by Winograd's F(2x2, 3x3), F(2x4, 3x3) and F(4x4, 3x3), in three passes.
 
-The job is conv.pyx's. Its places are cut into tiles of 2x2, each of which reads a 4x4 tile of the source and takes 16
-multiplications where the sum has 36; or, of float32 where the precision is below 'highest', of 4x4, which read 6x6 and
-take 36 for 144. The transforms, and where they come from, are in micro/winograd.h and winograd4.h; the products are
-those of micro/tile.h:
+The job is conv.pyx's. Its places are cut into tiles: of 2x2, each of which reads a 4x4 tile of the source and takes 16
+multiplications where the sum has 36; of float32 of 2x4, which read 4x6 and take 24 for 72, where that saves enough; and
+of float32 where the precision is below 'highest' of 4x4, which read 6x6 and take 36 for 144. The transforms, and where
+they come from, are in micro/winograd.h and winograd4.h; the products are those of micro/tile.h:
 
-  forward, data      V = transformed source, U = transformed weights; for each of the 16 or 36 positions M = V U, a
+  forward, data      V = transformed source, U = transformed weights; for each of the 16, 24 or 36 positions M = V U, a
                      matrix product of tiles x channels by channels x outputs; the places are the transformed M
   backward-weight    V as before, Y = transformed gradient; for each position the sum over tiles V' Y; the gradient of
                      the weights is the transformed sum, made once at the end
@@ -19,15 +19,17 @@ chunk of channels, part of the blocks) with partial sums of its own, added in or
 the shape: no bit depends on the thread count.
 
 Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data. In
-backward-weight the nine taps share their sums: each errs by the rounding of the largest. F(4x4, 3x3) errs two to eight
-times as much as F(2x2, 3x3), and in each pass by the rounding of the largest in a tile.
+backward-weight the nine taps share their sums: each errs by the rounding of the largest. F(2x4, 3x3) errs 1.8 times as
+much, by the rounding of the largest of the six pixels that a line of its tile reads; sums in parts of SUM_STEPS keep
+it within 5e-7, which F(2x2, 3x3) leaves at 256 channels. F(4x4, 3x3) errs two to eight times as much as F(2x2, 3x3),
+and in each pass by the rounding of the largest in a tile.
 """
 
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memset
 
-from .isa cimport Sum, matrix_planes, micro
+from .isa cimport Sum, Winograd4, is_highest, micro
 from .jobs cimport (
     ALIGN, Job, aligned, copy_pixels, fetch_far, fetch_places, lanes_of, pieces, put_tile, round_up, run_tile,
 )
@@ -49,6 +51,9 @@ cdef Py_ssize_t PART_TILES = 16
 cdef Py_ssize_t FAR_BYTES = 1 << 20
 cdef Py_ssize_t FAR_TILES = 32
 cdef Py_ssize_t FAR_WIDTH = 2
+# Steps of a sum where tiles are 2x4. Longer, and rounding errors are more than 'highest' allows; shorter, and visits to
+# the result cost.
+cdef Py_ssize_t SUM_STEPS = 64
 # A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
 cdef double HUGE = 1e30
 # Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
@@ -61,7 +66,9 @@ cdef Py_ssize_t WEIGHT_CONSTANT = 40
 
 
 cdef struct Plan:
-    Py_ssize_t step, side, positions            # of a tile: places and pixels of a side; products
+    const Winograd4* four                       # the transforms of tiles with 4 columns, or NULL: tiles of 2x2
+    Py_ssize_t step_y, step_x, side, positions  # of a tile: rows and columns of places, rows it reads; products
+    Py_ssize_t sum                              # channels, or tiles, of a sum, which is then added to those before
     Py_ssize_t panel, panels                    # outputs of a panel; panels of a group
     Py_ssize_t width, sets                      # panels done side by side; such sets
     Py_ssize_t parts                            # the sets are cut into, or (backward-weight) the blocks
@@ -79,10 +86,11 @@ cdef struct Plan:
     Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
 
 
-cdef Py_ssize_t _step(const Job* job, Py_ssize_t itemsize, bint weights, bint exact) noexcept nogil:
-    """Places of a tile's side: 2 or, at a lower precision, 4; 0 where the direct sums are faster."""
-    cdef Py_ssize_t places = job.n * job.ny * job.nx, constant = WEIGHT_CONSTANT if weights else CONSTANT, four
+cdef Py_ssize_t _places(const Job* job, Py_ssize_t itemsize, bint weights, bint exact) noexcept nogil:
+    """Places of a tile: 2x2; of float32 2x4 or, at a lower precision, 4x4; 0 where the direct sums are faster."""
+    cdef Py_ssize_t places = job.n * job.ny * job.nx, constant = WEIGHT_CONSTANT if weights else CONSTANT
     cdef Py_ssize_t two = job.n * pieces(job.ny, 2) * pieces(job.nx, 2)
+    cdef Py_ssize_t wide = job.n * pieces(job.ny, 2) * pieces(job.nx, 4), four
     if not (job.taps_y == 3 and job.taps_x == 3 and job.sy == 1 and job.sx == 1 and job.ty == 1 and job.tx == 1
             and job.dest_sy == 1 and job.dest_sx == 1 and job.dest_y == 0 and job.dest_x == 0
             and job.inputs >= FEWEST_CHANNELS and job.outputs >= FEWEST_CHANNELS):
@@ -94,31 +102,40 @@ cdef Py_ssize_t _step(const Job* job, Py_ssize_t itemsize, bint weights, bint ex
     if itemsize == 4 and not exact:
         four = 36 * (job.n * pieces(job.ny, 4) * pieces(job.nx, 4) + constant)
         if 5 * four <= 32 * places and (two == 0 or four < 16 * (two + constant)):
-            return 4
-    return 2 if two else 0
+            return 16
+    # Tiles of 2x4 err more: only for an eighth of the products or more. The same for any part of a batch.
+    if itemsize == 4 and two and 24 * wide <= 14 * two:
+        return 8
+    return 4 if two else 0
 
 
-cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
+cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Plan p
     cdef Py_ssize_t lanes = lanes_of(itemsize), block, fit, tasks, copy
     block = (WEIGHT_BLOCK_BYTES if weights else BLOCK_BYTES) // itemsize
     memset(&p, 0, sizeof(Plan))
-    p.step, p.side, p.positions = step, step + 2, (step + 2) * (step + 2)
+    if tile == 4:
+        p.step_y, p.step_x = 2, 2
+    else:
+        p.step_y, p.step_x = tile // 4, 4
+        p.four = &micro().winograd4 if tile == 16 else &micro().winograd24
+    p.side, p.positions = p.step_y + 2, (p.step_y + 2) * (p.step_x + 2)
     p.panel = lanes if job.outputs <= lanes else 2 * lanes
     p.panels = pieces(job.outputs, p.panel)
     p.chunk, p.width = job.inputs, 1
+    p.sum = SUM_STEPS if tile == 8 else max(1, job.inputs, job.n * job.ny * job.nx)
     if weights:
-        p.width = min(p.panels, 4 if step == 2 else 2)
-        fit = (PARTIAL_BYTES if step == 2 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
+        p.width = min(p.panels, 4 if tile == 4 else 2)
+        fit = (PARTIAL_BYTES if tile == 4 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
         fit = max(16, fit // 16 * 16)
         p.chunk = min(job.inputs, round_up(pieces(job.inputs, pieces(job.inputs, fit)), 16))
-    elif step == 2 and 16 * itemsize * job.inputs * job.outputs > FAR_BYTES:
+    elif tile < 16 and p.positions * itemsize * job.inputs * job.outputs > FAR_BYTES:
         # Every block reads all of U from beyond the L2 cache: more tiles for it, and more panels for their V.
         p.width = min(p.panels, FAR_WIDTH)
     p.sets = pieces(p.panels, p.width)
     p.width = pieces(p.panels, p.sets)
     p.chunks = pieces(job.inputs, p.chunk)
-    p.tiles_y, p.tiles_x = pieces(job.ny, step), pieces(job.nx, step)
+    p.tiles_y, p.tiles_x = pieces(job.ny, p.step_y), pieces(job.nx, p.step_x)
     p.v_tile = round_up(p.chunk, lanes)
     if p.v_tile * itemsize % 1024 == 0:  # rows of a product's tile in different sets of the L1 cache
         p.v_tile += lanes
@@ -147,8 +164,8 @@ cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsiz
     p.tiles = p.images * p.rows * p.columns
     tasks = p.batches * p.yblocks * p.xblocks
     if weights:
-        # Sums of F(4x4, 3x3) are twice as large, and their memory is there at every precision.
-        p.parts = min(tasks, pieces(TASKS if step == 2 else TASKS // 2, job.groups * p.sets * p.chunks))
+        # Sums of tiles of 4 columns are larger, and their memory is there at every precision.
+        p.parts = min(tasks, pieces(TASKS if tile == 4 else TASKS // 2, job.groups * p.sets * p.chunks))
         # A part's sums are cleared, walked and added up: so that this costs little, it has some tiles.
         p.parts = min(p.parts, max(2, job.n * p.tiles_y * p.tiles_x // PART_TILES))
     else:
@@ -160,13 +177,13 @@ cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsiz
         # Sums [position][channel][output] and bias of a set and chunk.
         p.slot = (p.positions * p.chunk + 1) * p.m_tile
         p.slices = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
-        copy = max(p.side * (step * p.columns + 2) * p.chunk, step * step * p.columns * p.m_tile)
+        copy = max(p.side * (p.step_x * p.columns + 2) * p.chunk, tile * p.columns * p.m_tile)
     else:
         p.bias = aligned(itemsize * job.groups * p.panels * p.positions * job.inputs * p.panel)
         p.zeros = p.bias + aligned(itemsize * job.groups * p.panels * p.panel)
         p.slices = p.zeros + aligned(itemsize * 2 * lanes)
-        copy = p.side * (step * p.columns + 2) * job.inputs
-        p.tile = step * step * p.columns * p.panel  # rows of places, where channels are not contiguous
+        copy = p.side * (p.step_x * p.columns + 2) * job.inputs
+        p.tile = tile * p.columns * p.panel  # rows of places, where channels are not contiguous
     # Registers are read past the last channel by less than one of them.
     p.v = aligned(itemsize * (max(copy, 9 * p.panel) + 2 * lanes))
     p.m = p.v + aligned(itemsize * p.positions * p.v_position)
@@ -177,11 +194,12 @@ cdef Plan _plan(const Job* job, Py_ssize_t step, int threads, Py_ssize_t itemsiz
 
 
 cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
-    cdef Py_ssize_t exact = _step(job, itemsize, weights, True), step = _step(job, itemsize, weights, False), most = 0
+    cdef Py_ssize_t exact = _places(job, itemsize, weights, True), tile = _places(job, itemsize, weights, False)
+    cdef Py_ssize_t most = 0
     if exact:
         most = _plan(job, exact, threads, itemsize, weights).bytes
-    if step != exact:
-        most = max(most, _plan(job, step, threads, itemsize, weights).bytes)
+    if tile != exact:
+        most = max(most, _plan(job, tile, threads, itemsize, weights).bytes)
     return most
 
 
@@ -203,8 +221,8 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
             for i in range(3):
                 for j in range(3):
                     taps[(3 * i + j) * p.panel + o] = w[i * job.w_ty + j * job.w_tx]
-        if floating is float and p.step == 4:
-            micro().winograd4_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+        if floating is float and p.four != NULL:
+            p.four.weight(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
         elif floating is float:
             micro().winograd_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
         else:
@@ -213,8 +231,8 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
 
 cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const floating* a, Py_ssize_t row,
                                    Py_ssize_t pixel, floating* v, const Plan* p) noexcept nogil:
-    if floating is float and p.step == 4:
-        micro().winograd4_source_f32(tiles, channels, a, row, pixel, 0, 6, 0, 4 * tiles + 2, v, p.v_position, p.v_tile)
+    if floating is float and p.four != NULL:
+        p.four.source(tiles, channels, a, row, pixel, 0, p.side, 0, 4 * tiles + 2, v, p.v_position, p.v_tile)
     elif floating is float:
         micro().winograd_source_f32(tiles, channels, a, row, pixel, v, p.v_position, p.v_tile)
     else:
@@ -224,8 +242,8 @@ cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const 
 cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating* m, const Plan* p,
                                  const floating* init, floating* y, Py_ssize_t y_row, Py_ssize_t y_pixel,
                                  Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    if floating is float and p.step == 4:
-        return micro().winograd4_dest_f32(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
+    if floating is float and p.four != NULL:
+        return p.four.dest(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
     elif floating is float:
         return micro().winograd_dest_f32(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
     else:
@@ -238,22 +256,22 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
     """V of one block: tile rows top.., tile columns left.. of some images.
 
     Tiles that touch no padding are read where they lie, and all where channels fill registers and the transform knows
-    of padding (F(4x4)'s does); the others from a padded copy.
+    of padding (that of tiles of 4 columns does); the others from a padded copy.
     """
-    cdef Py_ssize_t i, y, first = columns, last = columns, row0 = p.step * top + job.y0
-    cdef Py_ssize_t column0 = p.step * left + job.x0, row
+    cdef Py_ssize_t i, y, first = columns, last = columns, row0 = p.step_y * top + job.y0
+    cdef Py_ssize_t column0 = p.step_x * left + job.x0, row
     cdef floating* out
     cdef bint whole = job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
     if whole:  # tile columns first to last have their columns inside the image
-        first = min(columns, max(0, -column0 + p.step - 1) // p.step)
-        last = max(first, min(columns, (job.source.w - column0 - 2) // p.step))
+        first = min(columns, max(0, -column0 + p.step_x - 1) // p.step_x)
+        last = max(first, min(columns, (job.source.w - column0 - 2) // p.step_x))
     for i in range(images):
         source += (image if i == 0 else 1) * job.source.image
         for y in range(rows):
-            row = row0 + p.step * y
+            row = row0 + p.step_y * y
             out = v + (i * rows + y) * columns * p.v_tile
-            if floating is float and whole and p.step == 4:
-                micro().winograd4_source_f32(
+            if floating is float and whole and p.four != NULL:
+                p.four.source(
                     columns, channels, source + row * job.source.row + column0 * job.source.pixel, job.source.row,
                     job.source.pixel, -row, job.source.h - row, -column0, job.source.w - column0, out, p.v_position,
                     p.v_tile)
@@ -264,17 +282,17 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
             if first > 0:
                 _copied_tiles(job, p, row, column0, first, channels, source, copy, out)
             _transform_source(last - first, channels,
-                              source + row * job.source.row + (column0 + p.step * first) * job.source.pixel,
+                              source + row * job.source.row + (column0 + p.step_x * first) * job.source.pixel,
                               job.source.row, job.source.pixel, out + first * p.v_tile, p)
             if last < columns:
-                _copied_tiles(job, p, row, column0 + p.step * last, columns - last, channels, source, copy,
+                _copied_tiles(job, p, row, column0 + p.step_x * last, columns - last, channels, source, copy,
                               out + last * p.v_tile)
 
 
 cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
                                Py_ssize_t channels, const floating* image, floating* copy, floating* v) noexcept nogil:
     """V of a row of tiles whose first one reads the source from row0, column0 on, by way of a padded copy."""
-    cdef Py_ssize_t pixels = p.step * tiles + 2
+    cdef Py_ssize_t pixels = p.step_x * tiles + 2
     copy_pixels(image, &job.source, row0, p.side, column0, pixels, channels, copy, channels)
     _transform_source(tiles, channels, <const floating*>copy, pixels * channels, channels, v, p)
 
@@ -291,6 +309,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
     cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
     cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, lines, r, share
+    cdef Py_ssize_t c
     cdef const floating* start
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* m = <floating*>(slice + p.m)
@@ -304,14 +323,14 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Sum s
     _block_source(job, p, image, images, top, rows, left, columns, job.inputs,
                   source + group * job.inputs * job.source.channel, <floating*>slice, v)
-    s.segments, s.depth, s.a_offset, s.a_row, s.a_step = 1, job.inputs, &zero, p.v_tile, 1
+    s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
-    left *= p.step
-    top *= p.step
-    places = min(p.step * columns, job.nx - left)
-    lines = min(p.step * rows, job.ny - top)
+    left *= p.step_x
+    top *= p.step_y
+    places = min(p.step_x * columns, job.nx - left)
+    lines = min(p.step_y * rows, job.ny - top)
     start = source + image * job.source.image + top * job.source.row
-    share = images * p.step * rows * job.source.row // (p.positions * heights)
+    share = images * p.step_y * rows * job.source.row // (p.positions * heights)
     for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
         first_panel = each * p.width
         width = min(p.width, p.panels - first_panel)
@@ -328,10 +347,15 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                     if p.ahead and panel == 0 and each == 0:  # what this thread will probably transform next
                         fetch_far(start + (position * heights + t) * share, p.ahead * sizeof(floating),
                                   share * sizeof(floating))
-                    run_tile((t + 1) * tiles // heights - first, p.panel, &s,
-                             <const floating*>(v + position * p.v_position + first * p.v_tile),
-                             u + (panel * p.positions + position) * job.inputs * p.panel, zeros,
-                             m + position * p.m_position + first * p.m_tile + panel * p.panel, p.m_tile)
+                    init = zeros
+                    for r in range(pieces(job.inputs, p.sum)):
+                        c = r * p.sum
+                        s.depth = min(p.sum, job.inputs - c)
+                        run_tile((t + 1) * tiles // heights - first, p.panel, &s,
+                                 <const floating*>(v + position * p.v_position + first * p.v_tile + c),
+                                 u + ((panel * p.positions + position) * job.inputs + c) * p.panel, init,
+                                 m + position * p.m_position + first * p.m_tile + panel * p.panel, p.m_tile)
+                        init = NULL
         for panel in range(width):
             o = (first_panel + panel) * p.panel
             init = bias + group * p.panels * p.panel + o
@@ -339,9 +363,9 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
             for i in range(images):
                 for y in range(rows):
                     sums = m + (i * rows + y) * columns * p.m_tile + panel * p.panel
-                    place_rows = min(p.step, job.ny - top - p.step * y)
+                    place_rows = min(p.step_y, job.ny - top - p.step_y * y)
                     out = (dest + (image + i) * job.dest.image + (group * job.outputs + o) * job.dest.channel
-                           + (top + p.step * y) * job.dest.row + left * job.dest.pixel)
+                           + (top + p.step_y * y) * job.dest.row + left * job.dest.pixel)
                     if job.dest.channel == 1:
                         bad |= _transform_dest(columns, n, sums, p, init, out, job.dest.row, job.dest.pixel,
                                                place_rows, places)
@@ -350,20 +374,20 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                                 after_places(&job.after, out + r * job.dest.row, group * job.outputs + o, places,
                                              job.dest.pixel, n)
                         continue
-                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, p.step * columns * p.panel, p.panel,
+                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, p.step_x * columns * p.panel, p.panel,
                                            place_rows, places)
                     for r in range(place_rows):
-                        put_tile(<const floating*>(tile + r * p.step * columns * p.panel), p.panel,
+                        put_tile(<const floating*>(tile + r * p.step_x * columns * p.panel), p.panel,
                                  out + r * job.dest.row, job.dest.pixel, job.dest.channel, places, n, False)
     return bad
 
 
 cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
                         floating* dest, char* scratch, int threads) noexcept nogil:
-    cdef Py_ssize_t step = _step(job, sizeof(floating), False, matrix_planes() == 3)
-    if step == 0:
+    cdef Py_ssize_t tile = _places(job, sizeof(floating), False, is_highest())
+    if tile == 0:
         return False
-    cdef Plan p = _plan(job, step, threads, sizeof(floating), False)
+    cdef Plan p = _plan(job, tile, threads, sizeof(floating), False)
     cdef floating* packed = <floating*>scratch
     cdef floating* packed_bias = <floating*>(scratch + p.bias)
     cdef floating* zeros = <floating*>(scratch + p.zeros)
@@ -381,7 +405,7 @@ cdef bint winograd_sums(const Job* job, const floating* source, const floating* 
     work *= job.n * p.tiles_y * p.tiles_x
     threads = min(threads, threads_for(tasks, work))
     if job.source.channel == 1 and job.groups * p.parts * p.xblocks == 1:
-        p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else p.step * p.rows * job.source.row)
+        p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else p.step_y * p.rows * job.source.row)
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
         bad += _block(job, &p, task, source, packed, packed_bias, zeros, dest,
                       scratch + p.slices + thread_index() * p.slice)
@@ -395,13 +419,13 @@ cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t
                       Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy,
                       floating* dy) noexcept nogil:
     """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0."""
-    cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel, columns = p.step * tiles
+    cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel, columns = p.step_x * tiles
     cdef const floating* a = image + row0 * row + column0 * pixel
-    if job.dest.channel != 1 or outputs < pitch or row0 + p.step > job.ny or column0 + columns > job.nx:
-        copy_pixels(image, &job.dest, row0, p.step, column0, columns, outputs, copy, pitch)
+    if job.dest.channel != 1 or outputs < pitch or row0 + p.step_y > job.ny or column0 + columns > job.nx:
+        copy_pixels(image, &job.dest, row0, p.step_y, column0, columns, outputs, copy, pitch)
         row, pixel, a = columns * pitch, pitch, copy
-    if floating is float and p.step == 4:
-        micro().winograd4_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+    if floating is float and p.four != NULL:
+        p.four.grad(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     elif floating is float:
         micro().winograd_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     else:
@@ -409,16 +433,20 @@ cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t
 
 
 cdef void _add_places(const Job* job, const floating* grad, Py_ssize_t images, Py_ssize_t top, Py_ssize_t rows,
-                      Py_ssize_t left, Py_ssize_t columns, Py_ssize_t outputs, floating* bias) noexcept nogil:
-    """bias += the sum of the places of a block."""
+                      Py_ssize_t left, Py_ssize_t columns, Py_ssize_t outputs, floating* line,
+                      floating* bias) noexcept nogil:
+    """bias += the sum of the places of a block, row by row; line: scratch for the sums of one."""
     cdef Py_ssize_t i, y, x, o
     cdef const floating* places
     for i in range(images):
         for y in range(top, min(top + rows, job.ny)):
             places = grad + i * job.dest.image + y * job.dest.row
+            memset(line, 0, outputs * sizeof(floating))
             for x in range(left, min(left + columns, job.nx)):
                 for o in range(outputs):
-                    bias[o] += places[x * job.dest.pixel + o * job.dest.channel]
+                    line[o] += places[x * job.dest.pixel + o * job.dest.channel]
+            for o in range(outputs):
+                bias[o] += line[o]
 
 
 cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const floating* grad, const floating* source,
@@ -431,7 +459,7 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     cdef Py_ssize_t o0 = each * p.width * p.panel, width = min(p.width, p.panels - each * p.width)
     cdef Py_ssize_t outputs = min(p.m_tile, job.outputs - o0), pitch = width * p.panel
     cdef Py_ssize_t heights = pieces(channels, micro().rows), zero = 0
-    cdef Py_ssize_t block, left, top, image, images, rows, columns, panel, position, i, y, t, r, first
+    cdef Py_ssize_t block, left, top, image, images, rows, columns, panel, position, i, y, t, r, k, first, tiles
     cdef floating* copy = <floating*>slice
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* dy = <floating*>(slice + p.m)
@@ -454,15 +482,15 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
         _block_source(job, p, image, images, top, rows, left, columns, channels, source, copy, v)
         for i in range(images):
             for y in range(rows):
-                _block_grad(job, p, p.step * (top + y), p.step * left, columns, outputs, pitch,
+                _block_grad(job, p, p.step_y * (top + y), p.step_x * left, columns, outputs, pitch,
                             grad + (image + i) * job.dest.image, copy, dy + (i * rows + y) * columns * p.m_tile)
-        s.depth = images * rows * columns
-        if with_bias and chunk == 0 and p.step == 4:
-            _add_places(job, grad + image * job.dest.image, images, p.step * top, p.step * rows, p.step * left,
-                        p.step * columns, outputs, bias)
+        tiles = images * rows * columns
+        if with_bias and chunk == 0 and p.four != NULL:
+            _add_places(job, grad + image * job.dest.image, images, p.step_y * top, p.step_y * rows, p.step_x * left,
+                        p.step_x * columns, outputs, copy, bias)
         elif with_bias and chunk == 0:  # position (1, 1) of a transformed gradient is the sum of its four places
             sums = dy + 5 * p.m_position
-            for t in range(s.depth):
+            for t in range(tiles):
                 for i in range(pitch):
                     bias[i] += sums[t * p.m_tile + i]
         for position in range(p.positions):
@@ -470,9 +498,13 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
                 for t in range(heights):
                     first = t * channels // heights
                     r = (t + 1) * channels // heights - first
-                    run_tile(r, p.panel, &s, <const floating*>(v + position * p.v_position + first),
-                             <const floating*>(dy + position * p.m_position + panel * p.panel), <const floating*>NULL,
-                             partial + (position * p.chunk + first) * p.m_tile + panel * p.panel, p.m_tile)
+                    for k in range(pieces(tiles, p.sum)):
+                        y = k * p.sum
+                        s.depth = min(p.sum, tiles - y)
+                        run_tile(r, p.panel, &s, <const floating*>(v + position * p.v_position + y * p.v_tile + first),
+                                 <const floating*>(dy + position * p.m_position + y * p.m_tile + panel * p.panel),
+                                 <const floating*>NULL,
+                                 partial + (position * p.chunk + first) * p.m_tile + panel * p.panel, p.m_tile)
 
 
 cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, floating* grad_weight,
@@ -487,8 +519,8 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
     partial += (group * p.chunks + q) * p.sets * p.slot + (c - q * p.chunk) * p.m_tile
     for panel in range(p.panels):
         sums = partial + panel // p.width * p.slot + panel % p.width * p.panel
-        if floating is float and p.step == 4:
-            micro().winograd4_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+        if floating is float and p.four != NULL:
+            p.four.weight_grad(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
         elif floating is float:
             micro().winograd_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
         else:
@@ -504,10 +536,10 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
 
 cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, const floating* source,
                                floating* grad_weight, floating* grad_bias, char* scratch, int threads) noexcept nogil:
-    cdef Py_ssize_t step = _step(job, sizeof(floating), True, matrix_planes() == 3)
-    if step == 0:
+    cdef Py_ssize_t tile = _places(job, sizeof(floating), True, is_highest())
+    if tile == 0:
         return False
-    cdef Plan p = _plan(job, step, threads, sizeof(floating), True)
+    cdef Plan p = _plan(job, tile, threads, sizeof(floating), True)
     cdef floating* partial = <floating*>scratch
     cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, task, part, group, o, slot, tasks = slots * p.parts
     cdef Py_ssize_t work = job.n * p.tiles_y * p.tiles_x * job.groups * job.inputs * job.outputs

@@ -36,7 +36,9 @@ const fastcnn_micro fastcnn_micro_avx2 = {
     4, tile_f64, depthwise_f64, depthwise_weights_f64, dots_f64, row_f64, transpose_f64,
     gather_f64, planar_f64, weave_f64, picked_f64, winners_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
-    winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32,
+    {winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32},
+    {winograd24_source_f32, winograd24_grad_f32, winograd24_dest_f32, winograd24_weight_f32,
+     winograd24_weight_grad_f32},
 };
 FASTCNN_END
 #endif

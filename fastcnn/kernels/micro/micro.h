@@ -55,17 +55,7 @@ typedef struct {
    offset[k] = start + base[k] + tap_offset[taps[k]], g[k] = grad[k]; where taps[k] is no tap, g[k] is 0, and offset[k]
    that of some tap. g is added to sums. Whether an element of g is not finite. tap_offset has 256 elements.
 
-   winograd_*, winograd4_*: the transforms of winograd.h and winograd4.h, which tell them. */
-#define FASTCNN_WINOGRAD(T, suffix, size)                                                                             \
-    void (*winograd##size##_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,          \
-                                           ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);          \
-    int (*winograd##size##_dest_##suffix)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff_t m_position,             \
-                                          ptrdiff_t m_tile, const T *init, T *y, ptrdiff_t y_row,                     \
-                                          ptrdiff_t y_pixel, ptrdiff_t rows, ptrdiff_t columns);                      \
-    void (*winograd##size##_weight_##suffix)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position);   \
-    void (*winograd##size##_weight_grad_##suffix)(ptrdiff_t n, ptrdiff_t parts, const T *u, ptrdiff_t u_part,         \
-                                                  ptrdiff_t u_position, T *w, ptrdiff_t w_tap)
-
+   winograd_*, fastcnn_winograd4: the transforms of winograd.h and winograd4.h, which tell them. */
 #define FASTCNN_KERNELS(T, suffix)                                                                                    \
     ptrdiff_t lanes_##suffix; /* elements of a vector register */                                                     \
     void (*tile_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, const T *init,    \
@@ -93,17 +83,34 @@ typedef struct {
                             T *sums);                                                                                 \
     void (*winograd_source_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                \
                                      ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                \
-    FASTCNN_WINOGRAD(T, suffix, )
+    void (*winograd_grad_##suffix)(ptrdiff_t tiles, ptrdiff_t channels, const T *a, ptrdiff_t a_row,                  \
+                                   ptrdiff_t a_pixel, T *v, ptrdiff_t v_position, ptrdiff_t v_tile);                  \
+    int (*winograd_dest_##suffix)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff_t m_position, ptrdiff_t m_tile,   \
+                                  const T *init, T *y, ptrdiff_t y_row, ptrdiff_t y_pixel, ptrdiff_t rows,            \
+                                  ptrdiff_t columns);                                                                 \
+    void (*winograd_weight_##suffix)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position);           \
+    void (*winograd_weight_grad_##suffix)(ptrdiff_t n, ptrdiff_t parts, const T *u, ptrdiff_t u_part,                 \
+                                          ptrdiff_t u_position, T *w, ptrdiff_t w_tap)
+
+typedef struct {
+    void (*source)(ptrdiff_t tiles, ptrdiff_t channels, const float *a, ptrdiff_t a_row, ptrdiff_t a_pixel,
+                   ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left, ptrdiff_t right, float *v, ptrdiff_t v_position,
+                   ptrdiff_t v_tile);
+    void (*grad)(ptrdiff_t tiles, ptrdiff_t channels, const float *a, ptrdiff_t a_row, ptrdiff_t a_pixel, float *v,
+                 ptrdiff_t v_position, ptrdiff_t v_tile);
+    int (*dest)(ptrdiff_t tiles, ptrdiff_t n, const float *m, ptrdiff_t m_position, ptrdiff_t m_tile,
+                const float *init, float *y, ptrdiff_t y_row, ptrdiff_t y_pixel, ptrdiff_t rows, ptrdiff_t columns);
+    void (*weight)(ptrdiff_t n, const float *w, ptrdiff_t w_tap, float *u, ptrdiff_t u_position);
+    void (*weight_grad)(ptrdiff_t n, ptrdiff_t parts, const float *u, ptrdiff_t u_part, ptrdiff_t u_position, float *w,
+                        ptrdiff_t w_tap);
+} fastcnn_winograd4;
 
 typedef struct {
     const char *name;
     ptrdiff_t rows; /* most rows of a tile */
     FASTCNN_KERNELS(float, f32);
     FASTCNN_KERNELS(double, f64);
-    void (*winograd4_source_f32)(ptrdiff_t tiles, ptrdiff_t channels, const float *a, ptrdiff_t a_row,
-                                 ptrdiff_t a_pixel, ptrdiff_t top, ptrdiff_t bottom, ptrdiff_t left, ptrdiff_t right,
-                                 float *v, ptrdiff_t v_position, ptrdiff_t v_tile);
-    FASTCNN_WINOGRAD(float, f32, 4);
+    fastcnn_winograd4 winograd4, winograd24; /* of float: tiles of 4x4, and of 2x4 */
     const struct fastcnn_matrix *matrix; /* of amx.h, where there is one */
 } fastcnn_micro;
 

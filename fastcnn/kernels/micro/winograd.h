@@ -49,11 +49,11 @@ static void NAME(winograd_source)(ptrdiff_t tiles, ptrdiff_t channels, const T *
     }
 }
 
-INLINE void NAME(winograd_a)(VEC d0, VEC d1, VEC *v) {
-    v[0] = d0;
-    v[1] = d0 + d1;
-    v[2] = d0 - d1;
-    v[3] = -d1;
+INLINE void NAME(winograd_a)(const VEC *d, ptrdiff_t step, VEC *v) {
+    v[0] = d[0];
+    v[1] = d[0] + d[step];
+    v[2] = d[0] - d[step];
+    v[3] = -d[step];
 }
 
 /* v = A dy A' for a row of tiles. */
@@ -66,18 +66,25 @@ static void NAME(winograd_grad)(ptrdiff_t tiles, ptrdiff_t channels, const T *a,
             __builtin_prefetch(next + a_pixel);
             __builtin_prefetch(next + a_row);
             __builtin_prefetch(next + a_row + a_pixel);
-            VEC left[4], right[4];
-            NAME(winograd_a)(*(const VEC *)p, *(const VEC *)(p + a_row), left);
-            NAME(winograd_a)(*(const VEC *)(p + a_pixel), *(const VEC *)(p + a_row + a_pixel), right);
+            VEC d[4], e[8];
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) { /* e[4*j + i]: column j of A dy */
+                const VEC column[2] = {*(const VEC *)(p + j * a_pixel), *(const VEC *)(p + a_row + j * a_pixel)};
+                NAME(winograd_a)(column, 1, e + 4 * j);
+            }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
-                VEC d[4];
-                NAME(winograd_a)(left[i], right[i], d);
+                NAME(winograd_a)(e + i, 4, d);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) *(VEC *)(v + (4 * i + j) * v_position + c) = d[j];
             }
         }
     }
+}
+
+INLINE void NAME(winograd_a_transposed)(const VEC *m, ptrdiff_t step, VEC *y) {
+    y[0] = m[0] + (m[step] + m[2 * step]);
+    y[1] = (m[step] - m[2 * step]) - m[3 * step];
 }
 
 /* y = A' m A + init for a row of tiles: `rows` (1 or 2) rows and `columns` pixels of n channels. Returns 0 where all that
@@ -89,16 +96,17 @@ static int NAME(winograd_dest)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff
     for (ptrdiff_t t = 0; t < tiles; t++, m += m_tile, y += 2 * y_pixel, columns -= 2) {
         for (ptrdiff_t c = 0; c < n; c += LANES) {
             const VEC start = *(const VEC *)(init + c);
-            VEC top[4], low[4];
+            VEC e[8], top[2], low[2];
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                const T *p = m + j * m_position + c;
-                const VEC m1 = *(const VEC *)(p + 4 * m_position), m2 = *(const VEC *)(p + 8 * m_position);
-                top[j] = *(const VEC *)p + (m1 + m2);
-                low[j] = (m1 - m2) - *(const VEC *)(p + 12 * m_position);
+            for (int j = 0; j < 4; j++) { /* e[2*j + i]: column j of A' m */
+                VEC column[4];
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) column[i] = *(const VEC *)(m + (4 * i + j) * m_position + c);
+                NAME(winograd_a_transposed)(column, 1, e + 2 * j);
             }
-            const VEC y00 = (top[0] + (top[1] + top[2])) + start, y01 = ((top[1] - top[2]) - top[3]) + start;
-            const VEC y10 = (low[0] + (low[1] + low[2])) + start, y11 = ((low[1] - low[2]) - low[3]) + start;
+            NAME(winograd_a_transposed)(e, 2, top);
+            NAME(winograd_a_transposed)(e + 1, 2, low);
+            const VEC y00 = top[0] + start, y01 = top[1] + start, y10 = low[0] + start, y11 = low[1] + start;
             const VEC sum = (y00 + y01) + (y10 + y11);
             bad += sum - sum; /* 0, or NaN where one of the four, or their sum, is not finite */
             NAME(store)(y + c, y00, n - c);
@@ -114,28 +122,37 @@ static int NAME(winograd_dest)(ptrdiff_t tiles, ptrdiff_t n, const T *m, ptrdiff
     return found;
 }
 
+INLINE void NAME(winograd_g)(VEC w0, VEC w1, VEC w2, VEC *u) {
+    const VEC sum = (w0 + w2) * (T)0.5, half = w1 * (T)0.5;
+    u[0] = w0;
+    u[1] = sum + half;
+    u[2] = sum - half;
+    u[3] = w2;
+}
+
 /* u = G w G' for n outputs: tap k of them at w + k*w_tap, position k at u + k*u_position; whole registers. */
 static void NAME(winograd_weight)(ptrdiff_t n, const T *w, ptrdiff_t w_tap, T *u, ptrdiff_t u_position) {
     for (ptrdiff_t c = 0; c < n; c += LANES) {
-        VEC e[12];
+        VEC e[12], d[4];
 #pragma GCC unroll 3
-        for (int j = 0; j < 3; j++) { /* e[3*i + j] = G w */
-            const VEC w0 = *(const VEC *)(w + j * w_tap + c), w1 = *(const VEC *)(w + (3 + j) * w_tap + c);
-            const VEC w2 = *(const VEC *)(w + (6 + j) * w_tap + c), sum = (w0 + w2) * (T)0.5, half = w1 * (T)0.5;
-            e[j] = w0;
-            e[3 + j] = sum + half;
-            e[6 + j] = sum - half;
-            e[9 + j] = w2;
+        for (int j = 0; j < 3; j++) { /* e[4*j + i]: column j of G w */
+            const T *p = w + j * w_tap + c;
+            NAME(winograd_g)(*(const VEC *)p, *(const VEC *)(p + 3 * w_tap), *(const VEC *)(p + 6 * w_tap), e + 4 * j);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            const VEC sum = (e[3 * i] + e[3 * i + 2]) * (T)0.5, half = e[3 * i + 1] * (T)0.5;
-            *(VEC *)(u + 4 * i * u_position + c) = e[3 * i];
-            *(VEC *)(u + (4 * i + 1) * u_position + c) = sum + half;
-            *(VEC *)(u + (4 * i + 2) * u_position + c) = sum - half;
-            *(VEC *)(u + (4 * i + 3) * u_position + c) = e[3 * i + 2];
+            NAME(winograd_g)(e[i], e[4 + i], e[8 + i], d);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) *(VEC *)(u + (4 * i + j) * u_position + c) = d[j];
         }
     }
+}
+
+INLINE void NAME(winograd_g_transposed)(const VEC *u, ptrdiff_t step, VEC *w) {
+    const VEC sum = (u[step] + u[2 * step]) * (T)0.5;
+    w[0] = u[0] + sum;
+    w[1] = (u[step] - u[2 * step]) * (T)0.5;
+    w[2] = sum + u[3 * step];
 }
 
 /* w = G' u G for n outputs, u being the sum, in order, of parts that lie u_part apart. */
@@ -144,7 +161,7 @@ static void NAME(winograd_weight_grad)(ptrdiff_t n, ptrdiff_t parts, const T *u,
     for (ptrdiff_t c = 0; c < n; c += LANES) {
         VEC e[12];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) { /* e[4*i + j] = G' u */
+        for (int j = 0; j < 4; j++) { /* e[3*j + i]: column j of G' u */
             VEC sum[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
@@ -152,16 +169,14 @@ static void NAME(winograd_weight_grad)(ptrdiff_t n, ptrdiff_t parts, const T *u,
                 sum[i] = *(const VEC *)p;
                 for (ptrdiff_t part = 1; part < parts; part++) sum[i] += *(const VEC *)(p + part * u_part);
             }
-            e[j] = sum[0] + (sum[1] + sum[2]) * (T)0.5;
-            e[4 + j] = (sum[1] - sum[2]) * (T)0.5;
-            e[8 + j] = (sum[1] + sum[2]) * (T)0.5 + sum[3];
+            NAME(winograd_g_transposed)(sum, 1, e + 3 * j);
         }
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++) {
-            const VEC sum = (e[4 * i + 1] + e[4 * i + 2]) * (T)0.5;
-            *(VEC *)(w + 3 * i * w_tap + c) = e[4 * i] + sum;
-            *(VEC *)(w + (3 * i + 1) * w_tap + c) = (e[4 * i + 1] - e[4 * i + 2]) * (T)0.5;
-            *(VEC *)(w + (3 * i + 2) * w_tap + c) = sum + e[4 * i + 3];
+            VEC d[3];
+            NAME(winograd_g_transposed)(e + i, 3, d);
+#pragma GCC unroll 3
+            for (int j = 0; j < 3; j++) *(VEC *)(w + (3 * i + j) * w_tap + c) = d[j];
         }
     }
 }
