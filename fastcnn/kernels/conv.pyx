@@ -36,7 +36,7 @@ from .geometry cimport Window
 from .isa cimport Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
-    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch_far, fetch_places, fetch_rows, forward_job,
+    ALIGN, Job, aligned, aligned_start, copy_pixels, data_job, fetch, fetch_far, fetch_places, fetch_rows, forward_job,
     lanes_of, pieces, put_tile, round_up, run_depthwise, run_tile,
 )
 from .norm cimport After, after_places, batch_norm_apply_ptr
@@ -65,6 +65,8 @@ cdef Py_ssize_t TASKS = 16
 cdef enum:
     SUM_ROWS = 16  # channels whose parts are added together, so that lines of the result are written whole
     SUM_OUTPUTS = 64  # and outputs, so that some lines of each part are read in a row
+# Places of a depthwise convolution that are walked with the taps' sums in registers, in rows of them.
+cdef Py_ssize_t RUN_PLACES = 32
 # Places of a part in backward-weight, at least, where there are more than two parts.
 cdef Py_ssize_t PART_PLACES = 64
 
@@ -375,6 +377,8 @@ cdef void _depthwise_block(const Job* job, Py_ssize_t task, const Py_ssize_t* of
                     job.span_x, channels, copy, job.chunk)
         a = copy
     for y in range(rows):
+        if job.dest.channel == 1 and y + 1 < rows:  # on its way meanwhile
+            fetch(dest + (y + 1) * job.dest_sy * job.dest.row, columns * out_pixel * sizeof(floating))
         for k in range(pieces(channels, job.panel)):
             c = k * job.panel
             n = min(job.panel, channels - c)
@@ -608,7 +612,8 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
     cdef Py_ssize_t blocks = job.n * job.yblocks * job.xblocks, taps = job.taps_y * job.taps_x
     cdef Py_ssize_t c0 = chunk * job.chunk, channels = min(job.chunk, job.groups - c0)
     cdef Py_ssize_t pitch = round_up(job.groups, job.panel)
-    cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, y, p, c, n
+    cdef Py_ssize_t grad_row, grad_pixel, block, image, top, left, rows, columns, row0, column0, i, y, p, c, n, m
+    cdef Py_ssize_t few = pieces(RUN_PLACES, job.columns)  # rows
     cdef const floating* a
     cdef const floating* dy
     cdef Sum s
@@ -620,7 +625,7 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
     if partial_bias != NULL:
         partial_bias += c0
         memset(partial_bias, 0, channels * sizeof(floating))
-    s.segments, s.a_offset, s.a_row, s.b_segment, s.a_step = taps, offset, 0, 0, job.sx * job.pixel
+    s.segments, s.a_offset, s.a_step = taps, offset, job.sx * job.pixel
     for block in range(part * blocks // parts, (part + 1) * blocks // parts):
         left = block % job.xblocks * job.columns
         top = block // job.xblocks % job.yblocks * job.rows
@@ -643,24 +648,27 @@ cdef void _depthwise_weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t 
             copy_pixels(grad + image * job.dest.image, &job.dest, top, rows, left, columns, channels, grad_copy,
                         grad_pixel)
             dy = grad_copy
-        s.depth, s.b_step = columns, grad_pixel
-        for y in range(rows):
+        s.depth, s.b_step, s.a_row, s.b_segment = columns, grad_pixel, job.sy * job.row, grad_row
+        for i in range(pieces(rows, few)):
+            y = i * few
+            m = min(few, rows - y)
             if partial_bias != NULL:
-                _add_places(dy + y * grad_row, columns, grad_pixel, channels, partial_bias)
+                for p in range(m):
+                    _add_places(dy + (y + p) * grad_row, columns, grad_pixel, channels, partial_bias)
             for p in range(pieces(channels, job.panel)):
                 c = p * job.panel
                 n = min(job.panel, channels - c)
                 if floating is float:
-                    micro().depthwise_weights_f32(n, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
+                    micro().depthwise_weights_f32(n, m, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
                                                   partial + c, pitch)
                 else:
-                    micro().depthwise_weights_f64(n, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
+                    micro().depthwise_weights_f64(n, m, &s, a + y * job.sy * job.row + c, dy + y * grad_row + c,
                                                   partial + c, pitch)
 
 
 cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const floating* partial,
                      floating* grad_weight) noexcept nogil:
-    """grad_weight of SUM_ROWS input channels of one group (or depthwise channels): the parts, added in order."""
+    """grad_weight of SUM_ROWS input channels of one group, or SUM_OUTPUTS depthwise ones: the parts, added in order."""
     cdef Py_ssize_t strips = pieces(job.inputs, SUM_ROWS), group = task // strips, taps = job.taps_y * job.taps_x
     cdef Py_ssize_t first = task % strips * SUM_ROWS, last = min(job.inputs, first + SUM_ROWS)
     cdef Py_ssize_t size = _partial_size(job), q, channels, c, tap, strip, o, o0, few, part, pitch
@@ -669,11 +677,17 @@ cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const fl
     cdef floating totals[SUM_ROWS][SUM_OUTPUTS]
     if job.depthwise:
         pitch = round_up(job.groups, job.panel)
+        few = min(SUM_OUTPUTS, job.groups - task * SUM_OUTPUTS)
+        total = totals[0]
         for tap in range(taps):
-            totals[0][0] = 0
+            sums = partial + tap * pitch + task * SUM_OUTPUTS
+            for o in range(few):
+                total[o] = 0
             for part in range(parts):
-                totals[0][0] += partial[part * size + tap * pitch + group]
-            grad_weight[group * taps + tap] = totals[0][0]
+                for o in range(few):
+                    total[o] += sums[part * size + o]
+            for o in range(few):
+                grad_weight[(task * SUM_OUTPUTS + o) * taps + tap] = total[o]
         return
     grad_weight += group * job.w_group
     for strip in range(pieces(job.outputs, SUM_OUTPUTS)):
@@ -748,7 +762,7 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
         else:
             _weight_blocks(&job, chunk, task // (parts * job.chunks), part, parts, offset, offset + job.segments, input,
                            grad_output, partial + part * size, bias, <floating*>slice, <floating*>(slice + s.copy))
-    rows = job.groups * pieces(job.inputs, SUM_ROWS)
+    rows = pieces(job.groups, SUM_OUTPUTS) if job.depthwise else job.groups * pieces(job.inputs, SUM_ROWS)
     for task in prange(rows, schedule="static",
                        num_threads=min(threads, threads_for(rows, parts * g.c * job.outputs * g.kh * g.kw))):
         _sum_parts(&job, task, parts, partial, grad_weight)

@@ -52,9 +52,9 @@ cdef extern from "micro/micro.h" nogil:
                               float*, Py_ssize_t) noexcept nogil
         void (*depthwise_f64)(Py_ssize_t, Py_ssize_t, const Sum*, const double*, const double*, const double*,
                               double*, Py_ssize_t) noexcept nogil
-        void (*depthwise_weights_f32)(Py_ssize_t, const Sum*, const float*, const float*, float*,
+        void (*depthwise_weights_f32)(Py_ssize_t, Py_ssize_t, const Sum*, const float*, const float*, float*,
                                       Py_ssize_t) noexcept nogil
-        void (*depthwise_weights_f64)(Py_ssize_t, const Sum*, const double*, const double*, double*,
+        void (*depthwise_weights_f64)(Py_ssize_t, Py_ssize_t, const Sum*, const double*, const double*, double*,
                                       Py_ssize_t) noexcept nogil
         void (*dots_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t,
                          const float*, float*, Py_ssize_t) noexcept nogil

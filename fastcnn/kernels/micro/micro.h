@@ -27,8 +27,8 @@ typedef struct {
    depthwise: the same with a vector where tile has a scalar of a, for each channel meets only itself:
    c[r*c_row + j] = init[j] + sum over s of a[a_offset[s] + r*a_row + j] * b[s*b_segment + j], n <= lanes, depth 1.
 
-   depthwise_weights: c[s*c_row + j] += sum over k < depth of a[a_offset[s] + k*a_step + j] * b[k*b_step + j]
-   for every segment s and j < n <= lanes.
+   depthwise_weights: c[s*c_row + j] += sum over r < rows and k < depth of
+   a[a_offset[s] + r*a_row + k*a_step + j] * b[r*b_segment + k*b_step + j] for every segment s and j < n <= lanes.
 
    dots: c[r*c_row + j] = init[j] + sum over k < depth of a[r*a_row + k] * b[j*b_row + k] for r < m and j < n, whatever
    m and n; with init NULL the sum is added to c.
@@ -62,8 +62,8 @@ typedef struct {
                           T *c, ptrdiff_t c_row);                                                                     \
     void (*depthwise_##suffix)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b,              \
                                const T *init, T *c, ptrdiff_t c_row);                                                 \
-    void (*depthwise_weights_##suffix)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,             \
-                                       ptrdiff_t c_row);                                                              \
+    void (*depthwise_weights_##suffix)(ptrdiff_t n, ptrdiff_t rows, const fastcnn_sum *sum, const T *a, const T *b,   \
+                                       T *c, ptrdiff_t c_row);                                                        \
     void (*dots_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t depth, const T *a, ptrdiff_t a_row, const T *b,         \
                           ptrdiff_t b_row, const T *init, T *c, ptrdiff_t c_row);                                     \
     void (*row_##suffix)(ptrdiff_t n, ptrdiff_t depth, const T *a, ptrdiff_t a_step, const T *b, ptrdiff_t b_step,    \

@@ -103,30 +103,43 @@ static void NAME(depthwise)(ptrdiff_t m, ptrdiff_t n, const fastcnn_sum *sum, co
         if (n >= LANES) NAME(depthwise_body)(8, LANES, sum, a, b, init, c, c_row);
         else NAME(depthwise_body)(8, n, sum, a, b, init, c, c_row);
     }
+    if (m >= 4 && n >= LANES) {
+        NAME(depthwise_body)(4, LANES, sum, a, b, init, c, c_row);
+        m -= 4, a += 4 * sum->a_row, c += 4 * c_row;
+    }
     for (; m > 0; m--, a += sum->a_row, c += c_row) NAME(depthwise_body)(1, n, sum, a, b, init, c, c_row);
 }
 
-/* Gradient of depthwise weights: `taps` accumulators, one for each tap, over a row of places. */
-INLINE void NAME(depthwise_weights_body)(const int taps, ptrdiff_t n, const fastcnn_sum *sum, const ptrdiff_t *a_offset,
-                                         const T *a, const T *b, T *c, ptrdiff_t c_row) {
-    VEC acc[4];
+/* Gradient of depthwise weights: `taps` accumulators, one for each tap, over rows of places. */
+INLINE void NAME(depthwise_weights_body)(const int taps, ptrdiff_t n, ptrdiff_t rows, const fastcnn_sum *sum,
+                                         const ptrdiff_t *a_offset, const T *a, const T *b, T *c, ptrdiff_t c_row) {
+    VEC acc[9];
+#pragma GCC unroll 9
     for (int s = 0; s < taps; s++) acc[s] = NAME(load)(c + s * c_row, n);
-    for (ptrdiff_t k = 0; k < sum->depth; k++) {
-        const VEC y = NAME(load)(b + k * sum->b_step, n);
-        for (int s = 0; s < taps; s++) acc[s] += NAME(load)(a + a_offset[s] + k * sum->a_step, n) * y;
+    for (ptrdiff_t row = 0; row < rows; row++, a += sum->a_row, b += sum->b_segment) {
+        const T *x = a, *y = b;
+        for (ptrdiff_t k = 0; k < sum->depth; k++, x += sum->a_step, y += sum->b_step) {
+            const VEC grad = NAME(load)(y, n);
+#pragma GCC unroll 9
+            for (int s = 0; s < taps; s++) acc[s] += NAME(load)(x + a_offset[s], n) * grad;
+        }
     }
+#pragma GCC unroll 9
     for (int s = 0; s < taps; s++) NAME(store)(c + s * c_row, acc[s], n);
 }
 
-static void NAME(depthwise_weights)(ptrdiff_t n, const fastcnn_sum *sum, const T *a, const T *b, T *c,
+static void NAME(depthwise_weights)(ptrdiff_t n, ptrdiff_t rows, const fastcnn_sum *sum, const T *a, const T *b, T *c,
                                     ptrdiff_t c_row) {
     ptrdiff_t s = 0;
-    for (; s + 4 <= sum->segments; s += 4, c += 4 * c_row) {
-        if (n >= LANES) NAME(depthwise_weights_body)(4, LANES, sum, sum->a_offset + s, a, b, c, c_row);
-        else NAME(depthwise_weights_body)(4, n, sum, sum->a_offset + s, a, b, c, c_row);
+#define TAPS_OF(count)                                                                                                 \
+    for (; s + count <= sum->segments; s += count, c += count * c_row) {                                               \
+        if (n >= LANES) NAME(depthwise_weights_body)(count, LANES, rows, sum, sum->a_offset + s, a, b, c, c_row);      \
+        else NAME(depthwise_weights_body)(count, n, rows, sum, sum->a_offset + s, a, b, c, c_row);                     \
     }
-    for (; s < sum->segments; s++, c += c_row)
-        NAME(depthwise_weights_body)(1, n, sum, sum->a_offset + s, a, b, c, c_row);
+    TAPS_OF(9)
+    TAPS_OF(4)
+    TAPS_OF(1)
+#undef TAPS_OF
 }
 
 #include "few.h"
