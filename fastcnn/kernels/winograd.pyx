@@ -54,6 +54,8 @@ cdef Py_ssize_t FAR_WIDTH = 2
 # Steps of a sum where tiles are 2x4. Longer, and rounding errors are more than 'highest' allows; shorter, and visits to
 # the result cost.
 cdef Py_ssize_t SUM_STEPS = 64
+# Channels of weights that are brought into order at a time.
+cdef Py_ssize_t PACK_CHANNELS = 16
 # A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
 cdef double HUGE = 1e30
 # Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
@@ -79,6 +81,7 @@ cdef struct Plan:
     Py_ssize_t tiles                            # of a full block
     Py_ssize_t v_tile, v_position               # strides of V
     Py_ssize_t m_tile, m_position               # strides of M, or of Y
+    Py_ssize_t u_position                       # stride of U, or of the sums
     Py_ssize_t ahead                            # from a block's source to that of the thread's next one, or 0
     Py_ssize_t slot                             # elements of a task's partial sums (backward-weight)
     # Scratch, in bytes from the start: packed weights, bias, zeros (or partial sums); then slices, one a thread.
@@ -171,21 +174,22 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     else:
         p.parts = min(p.sets, pieces(TASKS, tasks * job.groups))
     # One register more between positions: stores to all of them then meet different sets of the L1 cache.
+    p.u_position = (p.chunk * p.m_tile if weights else job.inputs * p.panel) + lanes
     p.v_position = p.tiles * p.v_tile + lanes
     p.m_position = p.tiles * p.m_tile + lanes
     if weights:
         # Sums [position][channel][output] and bias of a set and chunk.
-        p.slot = (p.positions * p.chunk + 1) * p.m_tile
+        p.slot = p.positions * p.u_position + p.m_tile
         p.slices = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
         copy = max(p.side * (p.step_x * p.columns + 2) * p.chunk, tile * p.columns * p.m_tile)
     else:
-        p.bias = aligned(itemsize * job.groups * p.panels * p.positions * job.inputs * p.panel)
+        p.bias = aligned(itemsize * job.groups * p.panels * p.positions * p.u_position)
         p.zeros = p.bias + aligned(itemsize * job.groups * p.panels * p.panel)
         p.slices = p.zeros + aligned(itemsize * 2 * lanes)
         copy = p.side * (p.step_x * p.columns + 2) * job.inputs
         p.tile = tile * p.columns * p.panel  # rows of places, where channels are not contiguous
     # Registers are read past the last channel by less than one of them.
-    p.v = aligned(itemsize * (max(copy, 9 * p.panel) + 2 * lanes))
+    p.v = aligned(itemsize * (max(copy, (9 if weights else 9 * PACK_CHANNELS) * p.panel) + 2 * lanes))
     p.m = p.v + aligned(itemsize * p.positions * p.v_position)
     p.slice = p.m + aligned(itemsize * p.positions * p.m_position)
     p.tile, p.slice = p.slice, p.slice + aligned(itemsize * p.tile)
@@ -208,25 +212,37 @@ cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsiz
 
 cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* weight, floating* packed,
                 floating* taps) noexcept nogil:
-    """U[panel][position][channel][output] of one panel; outputs past the last are 0. `taps`: 9 panels of scratch."""
-    cdef Py_ssize_t group = task // p.panels, panel = task % p.panels, c, i, j, o
-    cdef Py_ssize_t count = min(p.panel, job.outputs - panel * p.panel)
+    """U[panel][position][channel][output] of one panel; outputs past the last are 0. `taps`: scratch."""
+    cdef Py_ssize_t group = task // p.panels, panel = task % p.panels, block, first, several, c
+    cdef Py_ssize_t count = min(p.panel, job.outputs - panel * p.panel), tap = p.panel, channels = PACK_CHANNELS
     cdef const floating* w
+    cdef floating* u
+    # The nine taps of a window are neighbours, ascending or (backward-data) descending.
     weight += job.w_start + group * job.w_group + panel * p.panel * job.w_output
-    packed += task * p.positions * job.inputs * p.panel
-    memset(taps, 0, 9 * p.panel * sizeof(floating))
-    for c in range(job.inputs):
-        for o in range(count):
-            w = weight + o * job.w_output + c * job.w_input
-            for i in range(3):
-                for j in range(3):
-                    taps[(3 * i + j) * p.panel + o] = w[i * job.w_ty + j * job.w_tx]
-        if floating is float and p.four != NULL:
-            p.four.weight(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
-        elif floating is float:
-            micro().winograd_weight_f32(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+    if job.w_tx < 0:
+        weight -= 8
+        tap = -p.panel
+    if job.w_input != 9:
+        channels = 1
+    packed += task * p.positions * p.u_position
+    if count < p.panel:
+        memset(taps, 0, 9 * channels * p.panel * sizeof(floating))
+    for block in range(pieces(job.inputs, channels)):
+        first = block * channels
+        several = min(channels, job.inputs - first)
+        if floating is float:
+            micro().transpose_f32(count, 9 * several, weight + first * job.w_input, job.w_output, taps, p.panel)
         else:
-            micro().winograd_weight_f64(p.panel, taps, p.panel, packed + c * p.panel, job.inputs * p.panel)
+            micro().transpose_f64(count, 9 * several, weight + first * job.w_input, job.w_output, taps, p.panel)
+        for c in range(several):
+            w = taps + (9 * c + (8 if tap < 0 else 0)) * p.panel
+            u = packed + (first + c) * p.panel
+            if floating is float and p.four != NULL:
+                p.four.weight(p.panel, w, tap, u, p.u_position)
+            elif floating is float:
+                micro().winograd_weight_f32(p.panel, w, tap, u, p.u_position)
+            else:
+                micro().winograd_weight_f64(p.panel, w, tap, u, p.u_position)
 
 
 cdef inline void _transform_source(Py_ssize_t tiles, Py_ssize_t channels, const floating* a, Py_ssize_t row,
@@ -334,7 +350,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     for each in range(part * p.sets // p.parts, (part + 1) * p.sets // p.parts):
         first_panel = each * p.width
         width = min(p.width, p.panels - first_panel)
-        u = packed + (group * p.panels + first_panel) * p.positions * job.inputs * p.panel
+        u = packed + (group * p.panels + first_panel) * p.positions * p.u_position
         for position in range(p.positions):
             if job.dest.channel == 1 and each == part * p.sets // p.parts:  # places on their way in the meantime
                 for i in range(position * images * lines // p.positions,
@@ -353,7 +369,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                         s.depth = min(p.sum, job.inputs - c)
                         run_tile((t + 1) * tiles // heights - first, p.panel, &s,
                                  <const floating*>(v + position * p.v_position + first * p.v_tile + c),
-                                 u + ((panel * p.positions + position) * job.inputs + c) * p.panel, init,
+                                 u + (panel * p.positions + position) * p.u_position + c * p.panel, init,
                                  m + position * p.m_position + first * p.m_tile + panel * p.panel, p.m_tile)
                         init = NULL
         for panel in range(width):
@@ -469,7 +485,7 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     source += (group * job.inputs + c0) * job.source.channel
     grad += (group * job.outputs + o0) * job.dest.channel
     partial += task * p.slot
-    bias = partial + p.positions * p.chunk * p.m_tile
+    bias = partial + p.positions * p.u_position
     memset(partial, 0, p.slot * sizeof(floating))
     s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, 1, p.v_tile
     s.b_segment, s.b_step, s.b_offset = 0, p.m_tile, NULL
@@ -504,14 +520,15 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
                         run_tile(r, p.panel, &s, <const floating*>(v + position * p.v_position + y * p.v_tile + first),
                                  <const floating*>(dy + position * p.m_position + y * p.m_tile + panel * p.panel),
                                  <const floating*>NULL,
-                                 partial + (position * p.chunk + first) * p.m_tile + panel * p.panel, p.m_tile)
+                                 partial + position * p.u_position + first * p.m_tile + panel * p.panel,
+                                 p.m_tile)
 
 
 cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, floating* grad_weight,
                      floating* taps) noexcept nogil:
     """grad_weight of one input channel of one group; True where something is huge or not finite."""
     cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, q = c // p.chunk
-    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, position = p.chunk * p.m_tile, panel, o, k
+    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, panel, o, k
     cdef bint bad = False
     cdef floating value
     cdef floating* out
@@ -520,11 +537,11 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
     for panel in range(p.panels):
         sums = partial + panel // p.width * p.slot + panel % p.width * p.panel
         if floating is float and p.four != NULL:
-            p.four.weight_grad(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+            p.four.weight_grad(p.panel, p.parts, sums, slots * p.slot, p.u_position, taps, p.panel)
         elif floating is float:
-            micro().winograd_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+            micro().winograd_weight_grad_f32(p.panel, p.parts, sums, slots * p.slot, p.u_position, taps, p.panel)
         else:
-            micro().winograd_weight_grad_f64(p.panel, p.parts, sums, slots * p.slot, position, taps, p.panel)
+            micro().winograd_weight_grad_f64(p.panel, p.parts, sums, slots * p.slot, p.u_position, taps, p.panel)
         for o in range(min(p.panel, job.outputs - panel * p.panel)):
             out = grad_weight + group * job.w_group + (panel * p.panel + o) * job.w_output + c * job.w_input
             for k in range(9):
@@ -559,5 +576,5 @@ cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, cons
                 grad_bias[group * job.outputs + o] = 0
                 for part in range(p.parts):
                     grad_bias[group * job.outputs + o] += (
-                        partial[(part * slots + slot) * p.slot + p.positions * p.chunk * p.m_tile + o % p.m_tile])
+                        partial[(part * slots + slot) * p.slot + p.positions * p.u_position + o % p.m_tile])
     return bad == 0
