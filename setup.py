@@ -31,6 +31,7 @@ EXTENSIONS = {
     "point": [],
     "spread": [],
     "winners": [],
+    "conv_pool": [],
     "conv": [],
     "matrix": [],
     "linear": [],

@@ -184,6 +184,22 @@ def test_conv2d_max_pool_gradients_from_the_winners(name, relu, dtype, order, th
         F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
 
 
+@every_order
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "dtype"),
+    [((21, 1, 28, 28), (6, 1, 5, 5), np.float32), ((40, 3, 24, 24), (24, 3, 3, 3), np.float64)],
+    ids=["a part a thread", "parts of all threads"],
+)
+def test_conv2d_max_pool_in_parts(shape, weight_shape, dtype, relu, order, threads):
+    x, weight = in_order(normal(shape, dtype), order), normal(weight_shape, dtype, 1)
+    bias = normal(weight_shape[0], dtype, 2)
+    got = each_thread_count_agrees(threads, lambda: F.conv2d_max_pool(x, weight, bias, padding=1, pool=(2,), relu=relu))
+    expected = F.max_pool2d_taps(F.conv2d(x, weight, bias, padding=1), 2, relu=relu)
+    for one, other in zip(got, expected, strict=True):
+        assert_array_equal(one, other)
+
+
 def test_a_gradient_that_is_infinite_stays_under_its_window():
     x, weight = in_order(normal((3, 6, 14, 14), np.float32), "NHWC"), normal((16, 6, 5, 5), np.float32, 1)
     y, taps = F.conv2d_max_pool(x, weight, pool=(2,))

@@ -34,6 +34,7 @@ from fastcnn.kernels.conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
     conv_norm_ptr, conv_scratch,
 )
+from fastcnn.kernels.conv_pool cimport conv_pool_ptr, conv_pool_scratch
 from fastcnn.kernels.geometry cimport Window
 from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.linear cimport (
@@ -425,16 +426,13 @@ cdef Py_ssize_t _between(const Facts* f) noexcept nogil:
 
 
 cdef bint _conv_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    cdef Facts pool = _pool_facts(f)
-    cdef floating* pooled[3]
-    pooled[0], pooled[1], pooled[2] = <floating*>scratch, a[3], a[4]
-    conv_forward_ptr(a[0], a[1], a[2], pooled[0], &f.window, f.integer[0], f.integer[1],
-                     <char*>scratch + _between(f), threads)
-    return _max_pool(&pool, pooled, number, NULL, threads)
+    conv_pool_ptr(a[0], a[1], a[2], a[3], a[4], f.integer[2], f.integer[3], &f.window, &f.pool, f.integer[1], scratch,
+                  threads)
+    return False
 
 
 cdef Py_ssize_t _conv_pool_scratch(const Facts* f, int threads) noexcept nogil:
-    return _between(f) + _conv_scratch(f, threads)
+    return conv_pool_scratch(&f.window, f.integer[0], f.integer[1], threads, f.itemsize)
 
 
 cdef bint _conv_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:

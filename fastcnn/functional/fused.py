@@ -15,7 +15,7 @@ from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
 from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients, conv2d, conv2d_backward
 from fastcnn.functional.norm import _vectors, batch_norm_apply
-from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps, max_pool2d_taps_backward
+from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps_backward
 from fastcnn.functional.pooling import _geometry as _pool_geometry
 from fastcnn.kernels import winners
 
@@ -221,7 +221,7 @@ def _pooled(size: tuple[int, ...], window: tuple, relu: bool) -> tuple[tuple[int
 
 @remembered
 def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu):
-    """What is between is one part, and scratch."""
+    """What is between is scratch, a few images at a time."""
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2)
     relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *pool), window["channels_last"]
     taps = np.dtype(_taps_dtype(geometry, relu))
@@ -293,19 +293,7 @@ def conv2d_max_pool(
     >>> F.conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
-    geometry, window = (stride, padding, dilation, groups), _window(pool)
-    if _is_one_part(input, weight):
-        return _conv_pool(input, weight, bias, *geometry, window, relu)
-    input, weight = required(input=input, weight=weight)
-    input, channels_last = check.ordered(input)
-    between = conv_size(input, weight, geometry)
-    size, kept = _pooled(between, window, relu)
-    output, taps = (check.empty(size, dtype, channels_last) for dtype in (input.dtype, kept))
-    for part in _parts(between[0], math.prod(between) * input.itemsize):
-        made = conv2d(input[part], weight, bias, *geometry)
-        max_pool2d_taps(made, *window, relu=relu, out=(output[part], taps[part]))
-        del made  # the next part's can have its memory
-    return output, taps
+    return _conv_pool(input, weight, bias, stride, padding, dilation, groups, _window(pool), relu)
 
 
 def conv2d_max_pool_backward(

@@ -195,6 +195,12 @@ cdef void planar_sums(const Job* job, const floating* source, const floating* we
     cdef char* slice
     _pack(job, &p, weight, offset, packed)
     # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
-    for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work // 16))):
+    threads = min(threads, threads_for(tasks, work // 16))
+    if threads == 1:  # perhaps within a region of the caller's, where another of one thread takes microseconds
+        slice = scratch + p.slices
+        for task in range(tasks):
+            _block(job, &p, task, offset, source, packed, bias, dest, <floating*>slice, <floating*>(slice + p.tile))
+        return
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
         slice = scratch + p.slices + thread_index() * p.slice
         _block(job, &p, task, offset, source, packed, bias, dest, <floating*>slice, <floating*>(slice + p.tile))

@@ -244,7 +244,12 @@ cdef inline void _max_pool(const floating* input, floating* output, tag_t* tags,
     cdef Few few
     if (tag_t is uint8_t or tags is NULL) and _few(g, lanes, sizeof(floating), &few):
         tasks = g.n * ((g.oh + _few_lines(g) - 1) // _few_lines(g))
-        for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+        threads = min(threads, threads_for(tasks, work))
+        if threads == 1:  # perhaps within a region of the caller's, where another of one thread takes microseconds
+            for task in range(tasks):
+                _max_few_rows(input, output, <uint8_t*>tags, few, task, g, relu, lanes)
+            return
+        for task in prange(tasks, schedule="static", num_threads=threads):
             _max_few_rows(input, output, <uint8_t*>tags, few, task, g, relu, lanes)
         return
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):

@@ -1,0 +1,10 @@
+from cython cimport floating
+
+from .geometry cimport Window
+
+# A convolution (g) and a max-pool (pool: windows of its output), whose taps have one byte or four.
+cdef Py_ssize_t conv_pool_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                                  Py_ssize_t itemsize) noexcept nogil
+cdef void conv_pool_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
+                        void* taps, Py_ssize_t tap_bytes, bint relu, const Window* g, const Window* pool,
+                        Py_ssize_t groups, void* scratch, int threads) noexcept nogil

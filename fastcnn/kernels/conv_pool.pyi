@@ -1,0 +1,1 @@
+# Nothing that Python sees: conv_pool.pxd declares what functional calls.

@@ -1,0 +1,109 @@
+"""A convolution and max-pool, a few images at a time, so that what is between stays in the cache.
+
+Where the planar tiles do the convolution, a part of the images stays on one thread, and in its core's cache: one after
+the other, each over all images, the two kernels would divide the images among the threads in different ways, and half
+of what one thread wrote another would have to fetch from the first one's cache. Other convolutions pack more weights
+for each part: theirs are larger, and shared by all threads.
+
+Ownership: a task is a part of the images, and it alone writes their outputs. Parts follow from the shape alone, and no
+sum goes beyond an image: no bit depends on the thread count, nor on parts.
+"""
+
+from cython cimport floating
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, uint8_t
+
+from .conv cimport FORWARD, conv_forward_ptr, conv_scratch
+from .geometry cimport Window
+from .jobs cimport ALIGN, Job, aligned, aligned_start, forward_job, pieces
+from .planar cimport planar_fits
+from .pooling cimport max_pool_ptr, max_pool_relu_ptr
+from .threads cimport thread_index, threads_for
+
+
+# Bytes of what is between, of a part, as far as an image has not more: of one thread, a quarter of the L2 caches met
+# today, and of all threads.
+cdef Py_ssize_t THREAD_BYTES = 1 << 18
+cdef Py_ssize_t PART_BYTES = 1 << 21
+# Places of a thread's part, at least, and parts that a call is cut into where its shape allows.
+cdef Py_ssize_t THREAD_PLACES = 2048
+cdef Py_ssize_t TASKS = 16
+
+
+cdef struct Plan:
+    bint apart                          # a part is one thread's
+    Py_ssize_t parts
+    Py_ssize_t conv, slice, bytes       # of scratch: the convolution's within a slice; slices of the parts under way
+
+
+cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                Py_ssize_t itemsize) noexcept nogil:
+    cdef Plan p
+    cdef Window part = g[0]
+    cdef Job job = forward_job(g, outputs, groups)
+    cdef Py_ssize_t image = outputs * g.oh * g.ow * itemsize, conv
+    p.apart = planar_fits(&job, itemsize)
+    if p.apart:
+        p.parts = max(pieces(g.n * image, THREAD_BYTES), min(TASKS, g.n * g.oh * g.ow // THREAD_PLACES))
+    else:
+        p.parts = pieces(g.n * image, PART_BYTES)
+    p.parts = max(1, min(g.n, p.parts))
+    part.n = pieces(g.n, p.parts)
+    p.conv = aligned(part.n * image)
+    conv = conv_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize)
+    part.n = g.n // p.parts  # of fewer images, blocks may be larger
+    conv = max(conv, conv_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize))
+    p.slice = p.conv + aligned(conv)
+    p.bytes = (threads if p.apart else 1) * p.slice + ALIGN
+    return p
+
+
+cdef Py_ssize_t conv_pool_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                                  Py_ssize_t itemsize) noexcept nogil:
+    return _plan(g, outputs, groups, threads, itemsize).bytes
+
+
+cdef void _part(const floating* input, const floating* weight, const floating* bias, floating* output, char* taps,
+                Py_ssize_t tap_bytes, bint relu, const Window* g, const Window* pool, Py_ssize_t groups,
+                Py_ssize_t image, Py_ssize_t images, const Plan* p, char* slice, int threads) noexcept nogil:
+    """A part of the images: its convolution to scratch, and its max-pool from there."""
+    cdef Window conv = g[0], then = pool[0]
+    cdef floating* between = <floating*>slice
+    cdef Py_ssize_t place = image * pool.c * pool.oh * pool.ow
+    conv.n = then.n = images
+    conv_forward_ptr(input + image * g.c * g.h * g.w, weight, bias, between, &conv, pool.c, groups, slice + p.conv,
+                     threads)
+    output += place
+    taps += place * tap_bytes
+    if relu and tap_bytes == 4:
+        max_pool_relu_ptr(between, output, <int32_t*>taps, &then, threads)
+    elif relu:
+        max_pool_relu_ptr(between, output, <uint8_t*>taps, &then, threads)
+    elif tap_bytes == 4:
+        max_pool_ptr(between, output, <int32_t*>taps, &then, threads)
+    else:
+        max_pool_ptr(between, output, <uint8_t*>taps, &then, threads)
+
+
+cdef void conv_pool_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
+                        void* taps, Py_ssize_t tap_bytes, bint relu, const Window* g, const Window* pool,
+                        Py_ssize_t groups, void* scratch, int threads) noexcept nogil:
+    """What max_pool_ptr (or, with relu, max_pool_relu_ptr) makes of conv_forward_ptr's output."""
+    cdef Plan p = _plan(g, pool.c, groups, threads, sizeof(floating))
+    cdef char* start = aligned_start(scratch)
+    cdef Py_ssize_t part, image
+    cdef Py_ssize_t work = g.n * g.oh * g.ow * pool.c * g.kh * g.kw * g.c // groups
+    cdef int teams = 1
+    if p.apart:  # a vector instruction does some 16 of these multiply-adds, which the measure of work is told
+        teams = min(threads, threads_for(p.parts, work // 16))
+        threads = 1
+    if teams == 1:
+        for part in range(p.parts):
+            image = part * g.n // p.parts
+            _part(input, weight, bias, output, <char*>taps, tap_bytes, relu, g, pool, groups, image,
+                  (part + 1) * g.n // p.parts - image, &p, start, threads)
+        return
+    for part in prange(p.parts, schedule="dynamic", num_threads=teams):
+        image = part * g.n // p.parts
+        _part(input, weight, bias, output, <char*>taps, tap_bytes, relu, g, pool, groups, image,
+              (part + 1) * g.n // p.parts - image, &p, start + thread_index() * p.slice, 1)
