@@ -429,6 +429,10 @@ CALLS = {
     ),
     "cross_entropy each": lambda g: F.cross_entropy(g.standard_normal((5, 7)), g.integers(0, 7, 5), reduction="none"),
     "mse_loss": lambda g: F.mse_loss(images(g, 2, 4, 6, 6), images(g, 2, 4, 6, 6)),
+    "norm_conv2d": lambda g: F.norm_conv2d(images(g, 2, 4, 6, 6), *vectors(g, 3), normal(4, 4, 3, 3), *vectors(g, 1)),
+    "norm_conv2d_backward": lambda g: F.norm_conv2d_backward(
+        images(g, 2, 4, 4, 4), images(g, 2, 4, 6, 6), *vectors(g, 3), normal(4, 4, 3, 3), relu=True,
+        needs=(True, True, False)),
     "conv2d_norm": lambda g: F.conv2d_norm(
         images(g, 2, 4, 6, 6), normal(4, 4, 3, 3), *vectors(g, 4), 1, 1,
         residual=images(g, 2, 4, 6, 6), relu=True),

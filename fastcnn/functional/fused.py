@@ -13,8 +13,8 @@ from fastcnn.functional._arrays import gradients, new, new_images, required, zer
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
-from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients, conv2d, conv2d_backward
-from fastcnn.functional.norm import _vectors, batch_norm_apply
+from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients, conv2d_backward
+from fastcnn.functional.norm import _vectors
 from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps_backward
 from fastcnn.functional.pooling import _geometry as _pool_geometry
 from fastcnn.kernels import winners
@@ -22,10 +22,17 @@ from fastcnn.kernels import winners
 # Bytes of what is between two functions that go through them at once: they then stay in the cache.
 PART = 2 << 20
 
+_FACTORS = "mean", "scale", "shift"
+
+
+def _count(images: int, nbytes: int) -> int:
+    """Into how many parts of about PART bytes a batch of `nbytes` is cut."""
+    return max(1, min(images, round(nbytes / PART)))
+
 
 def _parts(images: int, nbytes: int) -> Iterator[slice]:
     """Cut a batch of `nbytes` into images that together have about PART bytes."""
-    count = max(1, min(images, round(nbytes / PART)))
+    count = _count(images, nbytes)
     for part in range(count):
         yield slice(part * images // count, (part + 1) * images // count)
 
@@ -84,17 +91,33 @@ def norm_conv2d(
     >>> F.norm_conv2d(np.array([[[[-5.0, 2.0]]]]), zero, one, one, np.ones((1, 1, 1, 2)), relu=True)
     array([[[[3.]]]])
     """
-    input, weight = required(input=input, weight=weight)
+    factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
+    return _norm_conv(input, factors, weight, bias, geometry, relu, _count_of(input))
+
+
+def _count_of(input: Array) -> int:
+    """Into how many parts a batch of images is cut; 1 where it is something else, which is then refused."""
+    return _count(input.shape[0], input.nbytes) if isinstance(input, np.ndarray) and input.ndim == 4 else 1
+
+
+def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
+    """As `_checked`, with mean, scale, shift and relu."""
+    input, *factors, weight = required(input=input, **dict(zip(_FACTORS, factors, strict=True)), weight=weight)
     check.ndim("input", input, 4)
-    geometry = stride, padding, dilation, groups
-    parts = list(_parts(input.shape[0], input.nbytes))
-    if len(parts) == 1:
-        return conv2d(batch_norm_apply(input, mean, scale, shift, relu=relu), weight, bias, *geometry)
-    images, window, size = _conv_window(input, weight, *geometry, 2)
-    output = check.empty(size, images.dtype, window["channels_last"])
-    for part in parts:
-        conv2d(batch_norm_apply(images[part], mean, scale, shift, relu=relu), weight, bias, *geometry, out=output[part])
-    return output
+    _vectors(input.shape[1], **dict(zip(_FACTORS, factors, strict=True)))
+    relu = flag("relu", relu)
+    x, w, bias, window, size = _checked(input, weight, bias, *geometry, 2)
+    return x, [np.ascontiguousarray(vector) for vector in factors], w, bias, window, size, relu
+
+
+@remembered
+def _norm_conv(input, factors, weight, bias, geometry, relu, parts):
+    x, factors, w, bias, window, size, relu = _checked_norm_conv(input, factors, weight, bias, geometry, relu)
+    result = new_images(size, 2, True, window["channels_last"], x.dtype)
+    if not x.size:
+        return zeros((result,))
+    integers = size[1], int(geometry[3]), relu, parts
+    return Call("norm_conv", (x, *factors, w, bias), (result,), window=window, integers=integers)
 
 
 def norm_conv2d_backward(
@@ -142,23 +165,23 @@ def norm_conv2d_backward(
     >>> F.norm_conv2d_backward(np.ones((1, 1, 1, 1)), x, zero, one, one, weight, relu=True)
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
-    input, grad_output = required(input=input, grad_output=grad_output)
-    check.ndim("input", input, 4)
-    needs = check.needs(needs)
-    geometry = stride, padding, dilation, groups
-    parts = list(_parts(input.shape[0], input.nbytes))
-    if len(parts) == 1 or grad_output.shape[:1] != input.shape[:1]:
-        made = batch_norm_apply(input, mean, scale, shift, relu=relu)
-        return conv2d_backward(grad_output, made, weight, *geometry, needs=needs)
-    input, channels_last = check.ordered(input)
-    grad_input = check.empty(input.shape, input.dtype, channels_last) if needs[0] else None
-    sums: list[np.ndarray | None] = [None, None]
-    for part in parts:
-        made = batch_norm_apply(input[part], mean, scale, shift, relu=relu)
-        out = None if grad_input is None else grad_input[part]
-        _, *grads = conv2d_backward(grad_output[part], made, weight, *geometry, needs=needs, out=(out, None, None))
-        _add_to(sums, grads)
-    return grad_input, sums[0], sums[1]
+    factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
+    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, _count_of(input))
+
+
+@remembered
+def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, parts):
+    (grad_output,) = required(grad_output=grad_output)
+    x, factors, w, _, window, size, relu = _checked_norm_conv(input, factors, weight, None, geometry, relu)
+    needs, channels_last = check.needs(needs), window["channels_last"]
+    check.floats(input=x, grad_output=grad_output)
+    check.shape("grad_output", grad_output, size)
+    results = _gradients(x, w.shape, needs, (None, None, None), 2, True, channels_last)
+    if not x.size:
+        return zeros(results)
+    arrays = check.ordered(grad_output, channels_last)[0], x, *factors, w
+    integers = size[1], int(geometry[3]), relu, parts
+    return Call("norm_conv_backward", arrays, results, window=window, integers=integers)
 
 
 # --- convolution and max-pool -----------------------------------------------------------------------------------------
