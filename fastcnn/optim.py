@@ -143,7 +143,7 @@ class Optimizer:
         """
         self._check_owned()
         for parameter in self._parameters:
-            parameter.zero_grad(later=True)
+            parameter.zero_grad(True)
 
     def clip_grad_norm(self, max_norm: float) -> float:
         """Scale all gradients together so that their Euclidean norm is at most `max_norm`.

@@ -140,7 +140,7 @@ class Run:
 
     def _overridden(self) -> bool:
         for layer in self._all:
-            own = vars(layer)
+            own = layer.__dict__
             if "forward" in own or "backward" in own:
                 return True
         return False
@@ -309,23 +309,35 @@ class ConvPool(Run):
         self.conv, _, self.pool = layers
 
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
-        conv, bias = self.conv, None if self.conv.bias is None else self.conv.bias.data
-        window = self.pool._geometry()
-        output, taps = F.conv2d_max_pool(input, conv.weight.data, bias, *conv._geometry(), pool=window, relu=True)
+        conv, bias = self.conv, self.conv.bias
+        output, taps = F.conv2d_max_pool(  # by name: arguments in a tuple would cost as much as all that is done here
+            input,
+            conv.weight.data,
+            None if bias is None else bias.data,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            pool=self.pool._geometry(),
+            relu=True,
+        )
         return output, input, taps
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
         input, taps = self.saved()
-        weight, bias = self.conv.weight, self.conv.bias
+        conv, weight, bias = self.conv, self.conv.weight, self.conv.bias
         grads = F.conv2d_max_pool_backward(
             grad_output,
             taps,
             input,
             weight.data,
-            *self.conv._geometry(),
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
             pool=self.pool._geometry(),
             relu=True,
-            needs=(self.conv.needs_input_grad, True, bias is not None),
+            needs=(conv.needs_input_grad, True, bias is not None),
             out=(None, weight.grad_memory(), None if bias is None else bias.grad_memory()),
         )
         weight.accumulate(grads[1])

@@ -9,7 +9,7 @@ from fastcnn import functional as F
 from fastcnn.functional import _checks as check
 from fastcnn.functional._options import flag
 from fastcnn.nn import init
-from fastcnn.nn.module import Module, Parameter
+from fastcnn.nn.module import Module, Parameter, is_grad_enabled
 
 __all__ = ["Flatten", "Identity", "Linear"]
 
@@ -120,7 +120,8 @@ class Flatten(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return `input` with the axes joined."""
-        self.save(input.shape, check.channels_run_fastest(input))
+        if is_grad_enabled():
+            self.save(input.shape, check.channels_run_fastest(input))
         return F.flatten(input, self.start_dim, self.end_dim)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:

@@ -15,17 +15,19 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class Snapshot:
-    """What a forward pass changes: buffers, such as running statistics, and random generators."""
+    """What a forward pass changes: buffers, such as running statistics, and random generators if it draws."""
 
-    def __init__(self, buffers: Iterable[np.ndarray], generators: Generators) -> None:
+    def __init__(self, buffers: Iterable[np.ndarray], generators: Generators | None) -> None:
         self._buffers = [(array, array.copy()) for array in buffers]
-        self._generators, self._states = generators, generators.state_dict()
+        self._generators = generators
+        self._states = {} if generators is None else generators.state_dict()
 
     def restore(self) -> None:
         """Undo the changes since the snapshot was taken."""
         for array, before in self._buffers:
             np.copyto(array, before)
-        self._generators.load_state_dict(self._states)
+        if self._generators is not None:
+            self._generators.load_state_dict(self._states)
 
 
 def explain(model: Module, inputs: np.ndarray, targets: np.ndarray, before: Snapshot) -> str:

@@ -99,6 +99,7 @@ class Trainer:
         self.callbacks: list[Callback] = []
         self.generators = Generators(model)
         self._buffers = list(model.buffers())
+        self._draws = any(_may_draw(part) for part in (*model.modules(), self.loss))
 
     def step(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Make one update.
@@ -125,7 +126,7 @@ class Trainer:
             return self._step(inputs, targets)[0]
 
     def _step(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-        before = Snapshot(self._buffers, self.generators)
+        before = Snapshot(self._buffers, self.generators if self._draws else None)
         output = self.model(inputs)
         loss, grad = self.loss(output, targets)
         if not math.isfinite(loss):
@@ -325,6 +326,11 @@ class Trainer:
             "schedule_every": self.schedule_every,
             "clip_grad_norm": self.clip_grad_norm,
         }
+
+
+def _may_draw(part: object) -> bool:
+    """Whether a layer or loss may draw random numbers; of the library's own, those do that have an ``rng``."""
+    return not type(part).__module__.startswith("fastcnn.") or "rng" in vars(part)
 
 
 def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.ndarray, ...]]:
