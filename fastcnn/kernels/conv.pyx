@@ -48,6 +48,11 @@ from .threads cimport thread_index, threads_for
 from .winograd cimport winograd_scratch, winograd_sums, winograd_weight_grad
 
 
+cdef extern from "micro/transpose.h" nogil:
+    void transpose_f32 "fastcnn_transpose_f32"(const float*, Py_ssize_t, float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void transpose_f64 "fastcnn_transpose_f64"(const double*, Py_ssize_t, double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+
+
 # Bytes of source that a block copies or walks: a quarter to an eighth of the L2 caches met today (1 to 2 MB a core).
 cdef Py_ssize_t BLOCK_BYTES = 1 << 18
 # Steps of a sum (taps * channels) between two visits to the output. Longer, and rounding errors grow; shorter, and the
@@ -65,6 +70,7 @@ cdef Py_ssize_t TASKS = 16
 cdef enum:
     SUM_ROWS = 16  # channels whose parts are added together, so that lines of the result are written whole
     SUM_OUTPUTS = 64  # and outputs, so that some lines of each part are read in a row
+    TURNED = 128  # weights of an output that are transposed at once
 # Places of a depthwise convolution that are walked with the taps' sums in registers, in rows of them.
 cdef Py_ssize_t RUN_PLACES = 32
 # Places of a part in backward-weight, at least, where there are more than two parts.
@@ -216,6 +222,30 @@ cdef void _pack_matrix(Py_ssize_t channels, Py_ssize_t count, const floating* we
         micro().transpose_f64(count, channels, weight, w_output, packed, panel)
 
 
+cdef void _pack_turned(const Job* job, Py_ssize_t channels, Py_ssize_t count, const floating* weight,
+                       floating* packed) noexcept nogil:
+    """packed[i][j][channel][output] of weights that are (output, channel, i, j) in memory, `count` outputs of them."""
+    cdef Py_ssize_t taps = job.taps_y * job.taps_x, block, row, rows, i, o, c = 0, tap = 0
+    cdef floating turned[TURNED * 32]  # a panel is two registers at most
+    cdef floating* out
+    if count <= lanes_of(sizeof(floating)):  # of each row, the second register
+        memset(turned, 0, sizeof(turned))
+    for block in range(pieces(channels * taps, TURNED)):
+        row = block * TURNED
+        rows = min(<Py_ssize_t>TURNED, channels * taps - row)
+        if floating is float:
+            micro().transpose_f32(count, rows, weight + row, job.w_output, turned, job.panel)
+        else:
+            micro().transpose_f64(count, rows, weight + row, job.w_output, turned, job.panel)
+        for i in range(rows):
+            out = packed + (tap * channels + c) * job.panel
+            for o in range(job.panel):
+                out[o] = turned[i * job.panel + o]
+            tap += 1
+            if tap == taps:
+                tap, c = 0, c + 1
+
+
 cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, Py_ssize_t panel,
                       floating* packed) noexcept nogil:
     """packed[chunk][panel][i][j][channel][output] for one panel; outputs past the last are 0."""
@@ -235,6 +265,9 @@ cdef void _pack_panel(const Job* job, const floating* weight, Py_ssize_t group, 
     for q in range(job.chunks):
         channels = min(job.chunk, job.inputs - q * job.chunk)
         out = packed + (q * job.chunk * job.panels + panel * channels) * taps * job.panel
+        if job.w_tx == 1 and job.w_ty == job.taps_x and job.w_input == taps:
+            _pack_turned(job, channels, count, weight + q * job.chunk * taps, out)
+            continue
         if count < job.panel:
             memset(out, 0, taps * channels * job.panel * sizeof(floating))
         for first in range(0, count, 8):
@@ -671,10 +704,11 @@ cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const fl
     """grad_weight of SUM_ROWS input channels of one group, or SUM_OUTPUTS depthwise ones: the parts, added in order."""
     cdef Py_ssize_t strips = pieces(job.inputs, SUM_ROWS), group = task // strips, taps = job.taps_y * job.taps_x
     cdef Py_ssize_t first = task % strips * SUM_ROWS, last = min(job.inputs, first + SUM_ROWS)
-    cdef Py_ssize_t size = _partial_size(job), q, channels, c, tap, strip, o, o0, few, part, pitch
+    cdef Py_ssize_t size = _partial_size(job), q, channels, c, tap, strip, o, o0, few, part, pitch, row, rows, i
+    cdef Py_ssize_t block
     cdef const floating* sums
     cdef floating* total
-    cdef floating totals[SUM_ROWS][SUM_OUTPUTS]
+    cdef floating totals[TURNED][SUM_OUTPUTS]
     if job.depthwise:
         pitch = round_up(job.groups, job.panel)
         few = min(SUM_OUTPUTS, job.groups - task * SUM_OUTPUTS)
@@ -693,21 +727,29 @@ cdef void _sum_parts(const Job* job, Py_ssize_t task, Py_ssize_t parts, const fl
     for strip in range(pieces(job.outputs, SUM_OUTPUTS)):
         o0 = strip * SUM_OUTPUTS
         few = min(SUM_OUTPUTS, job.outputs - o0)
-        for tap in range(taps):
-            for c in range(first, last):
+        c, tap = first, 0
+        for block in range(pieces((last - first) * taps, TURNED)):
+            row = first * taps + block * TURNED
+            rows = min(<Py_ssize_t>TURNED, last * taps - row)
+            for i in range(rows):
                 q = c // job.chunk
                 channels = min(job.chunk, job.inputs - q * job.chunk)
                 sums = (partial + ((group * job.inputs + q * job.chunk) * taps + tap * channels + c - q * job.chunk)
                         * job.panels * job.panel + o0)
-                total = totals[c - first]
+                total = totals[i]
                 for o in range(few):
                     total[o] = 0
                 for part in range(parts):
                     for o in range(few):
                         total[o] += sums[part * size + o]
-            for o in range(few):  # a line of grad_weight at a time, whatever lies between one output and the next
-                for c in range(first, last):
-                    grad_weight[(o0 + o) * job.w_output + c * job.w_input + tap] = totals[c - first][o]
+                tap += 1
+                if tap == taps:
+                    tap, c = 0, c + 1
+            # Lines of grad_weight at a time, whatever lies between one output and the next.
+            if floating is float:
+                transpose_f32(totals[0], SUM_OUTPUTS, grad_weight + o0 * job.w_output + row, job.w_output, rows, few)
+            else:
+                transpose_f64(totals[0], SUM_OUTPUTS, grad_weight + o0 * job.w_output + row, job.w_output, rows, few)
 
 
 cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
