@@ -65,6 +65,14 @@ def test_shared_memory_in_every_argument(wrap):
     grads = F.conv2d_backward(wrap(output), wrap(x), wrap(weight))
     for got, want in zip(grads, F.conv2d_backward(output, x, weight), strict=True):
         assert_array_equal(got, want)
+    pooled, taps = F.conv2d_max_pool(wrap(x), wrap(weight), wrap(bias), pool=(2,))
+    assert_array_equal(pooled, F.conv2d_max_pool(x, weight, bias, pool=(2,))[0])
+    for got, want in zip(F.conv2d_max_pool_backward(wrap(pooled), wrap(taps), wrap(x), wrap(weight), pool=(2,)),
+                         F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2,)), strict=True):  # fmt: skip
+        assert_array_equal(got, want)
+    mean, scale, shift = normal(3, 4)
+    assert_array_equal(F.norm_conv2d(wrap(x), wrap(mean), scale, wrap(shift), wrap(weight), wrap(bias)),
+                       F.norm_conv2d(x, mean, scale, shift, weight, bias))  # fmt: skip
     assert_array_equal(F.im2col(wrap(x), 3), F.im2col(x, 3))
     assert_array_equal(F.linear(wrap(bias), wrap(normal(2, 3))), F.linear(bias, normal(2, 3)))
     pooled, indices = F.max_pool2d(x, 2, return_indices=True)

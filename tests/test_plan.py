@@ -114,8 +114,11 @@ def test_a_model_is_left_as_it_was():
 
 def test_a_model_is_left_as_it_was_by_an_error():
     model = models.resnet20().eval()
+    for parameter in model.parameters():
+        parameter.grad = np.ones(parameter.shape)
     with pytest.raises(ValueError, match="channels"):
         model.plan((4, 1, 32, 32))
+    assert all((parameter.grad == 1).all() for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
 
 

@@ -287,8 +287,10 @@ def _as_2d(array, dims, batched):
 
 
 def _checked(input, weight, bias, stride, padding, dilation, groups, dims):
-    """Input, weight and bias as the kernels take them, the geometry and the shape of the (N, C, H, W) output."""
-    input, weight = required(input=input, weight=weight)
+    """Input, weight and bias as the kernels take them, the geometry and the shape of the (N, C, H, W) output.
+
+    Of input and weight as `required` gives them.
+    """
     _, bias = check.floats(weight=weight, bias=bias)
     check.ndim("weight", weight, dims + 2)
     check.ndim("input", input, dims + 2, dims + 1)
@@ -302,6 +304,7 @@ def _checked(input, weight, bias, stride, padding, dilation, groups, dims):
 
 @remembered
 def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
+    input, weight = required(input=input, weight=weight)
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, dims)
     batched = input.ndim == dims + 2
     result = new_images(size, dims, batched, window["channels_last"], x.dtype)

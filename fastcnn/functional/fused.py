@@ -245,6 +245,7 @@ def _pooled(size: tuple[int, ...], window: tuple, relu: bool) -> tuple[tuple[int
 @remembered
 def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu):
     """What is between is scratch, a few images at a time."""
+    input, weight = required(input=input, weight=weight)
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2)
     relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *pool), window["channels_last"]
     taps = np.dtype(_taps_dtype(geometry, relu))

@@ -256,6 +256,8 @@ def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
     restore = _state(module)
     try:
         module.train().requires_input_grad(False)
+        for parameter in parameters:  # as a step's optimizer does, so that layers write gradients where they belong
+            parameter.zero_grad(later=True)
         before, _ = used_bytes()
         restart_peak()
         output = module(input)
@@ -304,11 +306,14 @@ def _state(module: Module) -> Callable[[], None]:
     """Return a function that puts buffers, gradients and random generators back to what they are now."""
     generators = [default_generator(), *(inner.rng for inner in module.modules() if getattr(inner, "rng", None))]
     states = [copy.deepcopy(generator.bit_generator.state) for generator in generators]
-    arrays = [*module.buffers(), *(parameter.grad for parameter in module.parameters())]
-    before = [array.copy() for array in arrays]
+
+    def arrays() -> list[np.ndarray]:
+        return [*module.buffers(), *(parameter.grad for parameter in module.parameters())]
+
+    before = [array.copy() for array in arrays()]
 
     def restore() -> None:
-        for array, copied in zip(arrays, before, strict=True):
+        for array, copied in zip(arrays(), before, strict=True):
             np.copyto(array, copied)
         for generator, state in zip(generators, states, strict=True):
             generator.bit_generator.state = state
