@@ -1,6 +1,8 @@
 """Convolution in all three passes: against the reference, finite differences, and every wrong argument."""
 
+import ctypes
 import itertools
+import mmap
 import os
 import subprocess
 import sys
@@ -464,3 +466,22 @@ def test_wrong_output_of_relu(relu, error, message):
         F.linear_backward(np.zeros((2, 3)), np.zeros((2, 7)), np.zeros((3, 7)), relu=relu)
     with pytest.raises(TypeError, match="relu: expected a bool, got 1"):
         F.linear(np.zeros((2, 7)), np.zeros((3, 7)), relu=1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for a page that cannot be read")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_is_read_past_a_gradient_of_groups(dtype):
+    """Of groups that share a panel's width: registers of the last one end where the gradient does."""
+    groups, outputs = 2, 64 // np.dtype(dtype).itemsize
+    x, weight = channels_last(normal(8, 20, 7, 35, dtype=dtype)), normal(outputs, 10, 4, 5, dtype=dtype)
+    made = channels_last(F.conv2d(x, weight, groups=groups))
+    memory = mmap.mmap(-1, (made.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+    end = len(memory) - mmap.PAGESIZE
+    dy = np.frombuffer(memory, dtype, made.size, end - made.nbytes).reshape(made.transpose(0, 2, 3, 1).shape)
+    dy[...] = made.transpose(0, 2, 3, 1)
+    page = ctypes.addressof(ctypes.c_char.from_buffer(memory, end))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    assert protect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    got = F.conv2d_backward(dy.transpose(0, 3, 1, 2), x, weight, groups=groups)
+    for one, other in zip(got, F.conv2d_backward(made, x, weight, groups=groups), strict=True):
+        assert_array_equal(one, other)

@@ -113,11 +113,12 @@ def test_parts_of_every_other_image(monkeypatch):
 def test_a_wrong_tap_of_a_later_part_changes_nothing(monkeypatch):
     monkeypatch.setattr(fused, "PART", 1)
     x, weight = in_order(normal((3, 2, 5, 4)), "NHWC"), normal((2, 2, 2, 2))
-    pooled, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    assert not fused._few_win(x, weight, (1, 0, 1, 1), (2, 1))  # so there are parts
+    pooled, taps = F.conv2d_max_pool(x, weight, pool=(2, 1))
     taps[2, 0, 0, 0] = 9
     out = np.zeros_like(x), np.zeros_like(weight), np.zeros(2)
     with pytest.raises(ValueError, match=r"^taps: "):
-        F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2,), out=out)
+        F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2, 1), out=out)
     assert not any(array.any() for array in out)
 
 
@@ -200,6 +201,17 @@ def test_conv2d_max_pool_in_parts(shape, weight_shape, dtype, relu, order, threa
         assert_array_equal(one, other)
 
 
+def test_lists_and_tuples_take_the_same_way():
+    """Of a batch of several parts, which is cut into them where the places that won alone are not enough."""
+    x, weight = normal((400, 6, 14, 14), np.float32), normal((16, 6, 5, 5), np.float32, 1)
+    y, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    expected = F.conv2d_max_pool_backward(y, taps, x, weight, pool=(2,))
+    for options in ({"pool": [[2, 2]]}, {"pool": (2,), "stride": [1, 1]}):
+        got = F.conv2d_max_pool_backward(y, taps, x, weight, **options)
+        for one, other in zip(got, expected, strict=True):
+            assert_array_equal(one, other)
+
+
 def test_a_gradient_that_is_infinite_stays_under_its_window():
     x, weight = in_order(normal((3, 6, 14, 14), np.float32), "NHWC"), normal((16, 6, 5, 5), np.float32, 1)
     y, taps = F.conv2d_max_pool(x, weight, pool=(2,))
@@ -215,25 +227,27 @@ def test_a_gradient_that_is_infinite_stays_under_its_window():
     assert_allclose(np.delete(got[2], 9), np.delete(db, 9), rtol=1e-6)
 
 
+@pytest.mark.parametrize("pool", [(2,), (2, 1)])
 @pytest.mark.parametrize("part", [1, 2000, 2**20])
-def test_conv2d_max_pool_into_arrays_that_are_given(part, threads, monkeypatch):
+def test_conv2d_max_pool_into_arrays_that_are_given(pool, part, threads, monkeypatch):
     monkeypatch.setattr(fused, "PART", part)
     x, weight = in_order(normal((7, 2, 9, 8), np.float32), "NHWC"), normal((6, 2, 3, 3), np.float32)
-    y, taps = F.conv2d_max_pool(x, weight, pool=(2,), relu=True)
+    assert fused._few_win(x, weight, (1, 0, 1, 1), pool) == (pool == (2,))  # the other is gone through in parts
+    y, taps = F.conv2d_max_pool(x, weight, pool=pool, relu=True)
     calls = {}
     for needs in [(True, True, True), (False, True, False), (True, False, True)]:
         out = tuple(
             np.full_like(a, np.nan) if n else None for a, n in zip((x, weight, weight[:, 0, 0, 0]), needs, strict=True)
         )
-        got = F.conv2d_max_pool_backward(y, taps, x, weight, pool=(2,), relu=True, needs=needs, out=out)
+        got = F.conv2d_max_pool_backward(y, taps, x, weight, pool=pool, relu=True, needs=needs, out=out)
         assert all(a is b for a, b in zip(got, out, strict=True))
         for name, one in enumerate(got):
             if one is not None:
                 assert_array_equal(one, calls.setdefault(name, one))
-    each_thread_count_agrees(threads, lambda: F.conv2d_max_pool_backward(y, taps, x, weight, pool=(2,), relu=True))
-    three = F.conv2d_max_pool(x[0], weight, pool=(2,), relu=True)
+    each_thread_count_agrees(threads, lambda: F.conv2d_max_pool_backward(y, taps, x, weight, pool=pool, relu=True))
+    three = F.conv2d_max_pool(x[0], weight, pool=pool, relu=True)
     assert_array_equal(three[0], y[0])
-    dx = F.conv2d_max_pool_backward(three[0], three[1], x[0], weight, pool=(2,), relu=True)[0]
+    dx = F.conv2d_max_pool_backward(three[0], three[1], x[0], weight, pool=pool, relu=True)[0]
     assert_allclose(dx, calls[0][0], atol=1e-5)
 
 
@@ -319,6 +333,8 @@ def pool_backward(dy, taps, **options):
 
 BAD = [
     (lambda: F.add(X, X[:1]), ValueError, "other: expected shape (4, 3, 5, 5), got (1, 3, 5, 5)"),
+    (lambda: pool_backward(DY[0, :, :2, :2], TAPS[0]), ValueError,
+     "grad_output: expected 4-D array, got shape (2, 2, 2)"),
     (lambda: F.add(X, None), TypeError, f"other: expected {F32}, got None"),
     (lambda: F.add(X, X.astype(float)), TypeError, "other: expected float32 as input, got float64"),
     (lambda: F.add(X, X, out=X[:]), ValueError, "out: expected memory apart from input, got an array that overlaps it"),

@@ -267,6 +267,30 @@ def test_out_in_the_other_order(name):
         function(X, out=out)
 
 
+@pytest.mark.parametrize("wrap", [Interface, memoryview, Pack])
+def test_what_shares_memory_is_cut_into_the_same_parts(wrap):
+    x, weight, column = normal(24, 32, 32, 32, dtype=np.float32), normal(32, 32, 3, 3, dtype=np.float32), np.ones(32)
+    column = column.astype(np.float32)
+    dy, taps = F.conv2d_max_pool(x, weight, pool=(2, 1))
+    expected = F.conv2d_max_pool_backward(dy, taps, x, weight, pool=(2, 1))
+    for got, want in zip(F.conv2d_max_pool_backward(dy, taps, wrap(x), weight, pool=(2, 1)), expected, strict=True):
+        assert_array_equal(got, want)
+    dy = F.conv2d(x, weight)
+    expected = F.norm_conv2d_backward(dy, x, column, column, column, weight)
+    for got, want in zip(F.norm_conv2d_backward(dy, wrap(x), column, column, column, weight), expected, strict=True):
+        assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("wrap", [Interface, memoryview, Pack])
+def test_out_may_not_overlap_what_shares_memory(wrap):
+    x, weight = normal(2, 3, 8, 8), normal(4, 3, 3, 3)
+    dy, taps = F.conv2d_max_pool(x, weight, pool=(2,))
+    out = dy.reshape(-1)[: weight.size // 2].reshape(2, 3, 3, 3)
+    dy, taps = dy.reshape(4, 2, 3, 3)[:2], taps.reshape(4, 2, 3, 3)[:2]
+    with pytest.raises(ValueError, match="out: expected memory apart from grad_output"):
+        F.conv2d_max_pool_backward(wrap(dy), wrap(taps), x, weight[:2], pool=(2,), out=(None, out, None))
+
+
 def test_out_may_not_overlap():
     buffer = normal(600)
     x = buffer[:144].reshape(1, 4, 6, 6)

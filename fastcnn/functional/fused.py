@@ -37,6 +37,11 @@ def _parts(images: int, nbytes: int) -> Iterator[slice]:
         yield slice(part * images // count, (part + 1) * images // count)
 
 
+def _viewed(name: str, array: Array) -> Array:
+    """What shares memory with NumPy as the NumPy array, whose shape tells the parts; None stays."""
+    return array if array is None or isinstance(array, np.ndarray) else check.array(name, array)
+
+
 def _add_to(sums: list[np.ndarray | None], grads: list[np.ndarray | None]) -> None:
     """Add up the parts' gradients of weight and bias, in place of the first part's."""
     for i, grad in enumerate(grads):
@@ -92,6 +97,7 @@ def norm_conv2d(
     array([[[[3.]]]])
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
+    input = _viewed("input", input)
     return _norm_conv(input, factors, weight, bias, geometry, relu, _count_of(input))
 
 
@@ -166,6 +172,7 @@ def norm_conv2d_backward(
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
+    input = _viewed("input", input)
     return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, _count_of(input))
 
 
@@ -222,8 +229,15 @@ def _few_win(input: object, weight: object, geometry: tuple, window: tuple) -> b
     """Whether the gradients come from the places that won alone, with nothing between; not where something is wrong."""
     if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)):
         return False
+    arguments = input.shape, weight.shape, input.itemsize, geometry[3], window, *geometry[:3]
     try:
-        return _winners_fit(input.shape, weight.shape, input.itemsize, geometry[3], window, *geometry[:3])
+        return _winners_fit(*arguments)
+    except ValueError:
+        return False
+    except TypeError:  # it has a list, or is wrong
+        pass
+    try:
+        return _winners_fit.__wrapped__(*arguments)
     except (TypeError, ValueError):
         return False
 
@@ -259,13 +273,13 @@ def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, rel
 
 @remembered
 def _conv_pool_backward(grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out):
-    input, weight = required(input=input, weight=weight)
+    input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2)
+    check.ndim("grad_output", grad_output, input.ndim)
     batched, channels_last = input.ndim == 4, window["channels_last"]
     checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *pool)
     grads, marks, _, geometry, integers, refused = checked
-    check.floats(input=input, grad_output=grad_output)
-    apart = {"grad_output": grad_output, "taps": taps, "input": input, "weight": weight}
+    apart = {"grad_output": grad_output, "taps": marks, "input": input, "weight": weight}
     results = _gradients(x, weight.shape, check.needs(needs), out, 2, batched, channels_last, **apart)
     if not x.size:
         return zeros(results)
@@ -368,6 +382,7 @@ def conv2d_max_pool_backward(
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
     geometry, window = (stride, padding, dilation, groups), _window(pool)
+    input, weight = _viewed("input", input), _viewed("weight", weight)
     if _is_one_part(input, weight) or _few_win(input, weight, geometry, window):
         return _conv_pool_backward(grad_output, taps, input, weight, *geometry, window, relu, needs, out)
     input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)

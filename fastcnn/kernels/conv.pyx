@@ -582,7 +582,7 @@ cdef void _weight_blocks(const Job* job, Py_ssize_t chunk, Py_ssize_t group, Py_
     cdef Py_ssize_t pitch = job.panels * job.panel, size = job.span_y * job.row
     cdef Py_ssize_t block, image, images, top, left, rows, columns, row0, column0, i, p, n, seg, r, t, m
     cdef Py_ssize_t depth = job.depth if job.chunks == 1 else channels, tiles = pieces(depth, micro().rows)
-    cdef bint here = job.dest.channel == 1 and job.dest.pixel == job.panel
+    cdef bint here = job.dest.channel == 1 and job.groups == 1 and job.outputs == job.panel
     cdef const floating* a
     cdef const floating* g
     cdef floating* dy

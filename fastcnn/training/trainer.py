@@ -329,8 +329,11 @@ class Trainer:
 
 
 def _may_draw(part: object) -> bool:
-    """Whether a layer or loss may draw random numbers; of the library's own, those do that have an ``rng``."""
-    return not type(part).__module__.startswith("fastcnn.") or "rng" in vars(part)
+    """Whether a layer or loss may draw random numbers; of the library's own, those do that have an ``rng``.
+
+    One that was given a `forward` of its own may, too.
+    """
+    return not type(part).__module__.startswith("fastcnn.") or not {"rng", "forward"}.isdisjoint(vars(part))
 
 
 def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.ndarray, ...]]:
