@@ -32,6 +32,7 @@ EXTENSIONS = {
     "spread": [],
     "winners": [],
     "conv_pool": [],
+    "norm_conv": [],
     "conv": [],
     "matrix": [],
     "linear": [],

@@ -48,6 +48,9 @@ from fastcnn.kernels.norm cimport (
     batch_norm_apply_ptr, batch_norm_blocks, batch_norm_factors_ptr, batch_norm_grad_ptr, batch_norm_slopes_ptr,
     batch_norm_sums_ptr, batch_statistics_ptr, move_running_ptr,
 )
+from fastcnn.kernels.norm_conv cimport (
+    norm_conv_backward_ptr, norm_conv_backward_scratch, norm_conv_ptr, norm_conv_scratch,
+)
 from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
 from fastcnn.kernels.pooling cimport (
     max_pool_relu_ptr, tap_t, wrong_relu_taps_ptr,
@@ -351,96 +354,26 @@ cdef Py_ssize_t _norm_backward_scratch(const Facts* f, int threads) noexcept nog
     return f.integer[1] * ((2 + 2 * blocks) * <Py_ssize_t>sizeof(double) + 5 * f.itemsize)
 
 
-# --- batch norm, ReLU and convolution -------------------------------------------------------------------------------
-# A batch is gone through in integer 3 parts; what batch norm makes of one is scratch, as the next one's then is.
-
-
-cdef inline Py_ssize_t _first(const Facts* f, Py_ssize_t part) noexcept nogil:
-    """The first image of a part."""
-    return part * f.window.n // f.integer[3]
-
-
-cdef inline Facts _part_of(const Facts* f, Py_ssize_t part) noexcept nogil:
-    """What the convolution of a part needs to know."""
-    cdef Facts facts = f[0]
-    facts.window.n = _first(f, part + 1) - _first(f, part)
-    return facts
-
-
-cdef inline Py_ssize_t _made(const Facts* f) noexcept nogil:
-    """Bytes of what batch norm makes of a part, in whole cache lines."""
-    cdef Py_ssize_t images = (f.window.n + f.integer[3] - 1) // f.integer[3]
-    return (images * f.window.c * f.window.h * f.window.w * f.itemsize + 63) // 64 * 64
-
-
-cdef inline void _make(const Facts* f, floating* input, floating* mean, floating* scale, floating* shift,
-                       floating* made) noexcept nogil:
-    cdef const Window* g = &f.window
-    cdef bint channels_last = g.channels_last or g.h * g.w == 1
-    batch_norm_apply_ptr(input, <floating*>NULL, mean, scale, shift, f.integer[2], made, g.n, g.c, g.h * g.w,
-                         channels_last)
-
-
 cdef bint _norm_conv(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    # From input, mean, scale, shift, weight and bias; ReLU if integer 2.
-    cdef const Window* g = &f.window
-    cdef floating* made = <floating*>scratch
-    cdef Facts part
-    cdef Py_ssize_t i, first
-    for i in range(f.integer[3]):
-        part, first = _part_of(f, i), _first(f, i)
-        _make(&part, a[0] + first * g.c * g.h * g.w, a[1], a[2], a[3], made)
-        conv_forward_ptr(made, a[4], a[5], a[6] + first * f.integer[0] * g.oh * g.ow, &part.window, f.integer[0],
-                         f.integer[1], <char*>scratch + _made(f), threads)
+    # From input, mean, scale, shift, weight and bias; ReLU if integer 2; integer 3 has the bytes of a part.
+    norm_conv_ptr(a[0], a[1], a[2], a[3], f.integer[2], a[4], a[5], a[6], &f.window, f.integer[0], f.integer[1],
+                  f.integer[3], scratch, threads)
     return False
 
 
 cdef Py_ssize_t _norm_conv_scratch(const Facts* f, int threads) noexcept nogil:
-    cdef Py_ssize_t i, most = 0
-    cdef Facts part
-    for i in range(f.integer[3]):
-        part = _part_of(f, i)
-        most = max(most, _conv_scratch(&part, threads))
-    return _made(f) + most
+    return norm_conv_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], threads, f.itemsize)
 
 
 cdef bint _norm_conv_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     # From grad_output, input, mean, scale, shift and weight: the gradients of what is convolved, of weight and bias.
-    # Those of the parts after the first are made in scratch and added.
-    cdef const Window* g = &f.window
-    cdef floating* made = <floating*>scratch
-    cdef floating* grad_weight = <floating*>(<char*>scratch + _made(f))
-    cdef floating* grad_bias = grad_weight + _weights(f)
-    cdef char* rest = <char*>(grad_bias + f.integer[0])
-    cdef floating* conv[6]
-    cdef Facts part
-    cdef Py_ssize_t i, first
-    for i in range(f.integer[3]):
-        part, first = _part_of(f, i), _first(f, i)
-        _make(&part, a[1] + first * g.c * g.h * g.w, a[2], a[3], a[4], made)
-        conv[0], conv[1], conv[2] = a[0] + first * f.integer[0] * g.oh * g.ow, made, a[5]
-        conv[3], conv[4], conv[5] = a[6], a[7], a[8]
-        if a[6] != NULL:
-            conv[3] = a[6] + first * g.c * g.h * g.w
-        if i and a[7] != NULL:
-            conv[4] = grad_weight
-        if i and a[8] != NULL:
-            conv[5] = grad_bias
-        _conv_backward(&part, conv, number, rest, threads)
-        if i and a[7] != NULL:
-            add_ptr(a[7], grad_weight, a[7], _weights(f))
-        if i and a[8] != NULL:
-            add_ptr(a[8], grad_bias, a[8], f.integer[0])
+    norm_conv_backward_ptr(a[0], a[1], a[2], a[3], a[4], f.integer[2], a[5], a[6], a[7], a[8], &f.window, f.integer[0],
+                           f.integer[1], f.integer[3], scratch, threads)
     return False
 
 
 cdef Py_ssize_t _norm_conv_backward_scratch(const Facts* f, int threads) noexcept nogil:
-    cdef Py_ssize_t i, most = 0
-    cdef Facts part
-    for i in range(f.integer[3]):
-        part = _part_of(f, i)
-        most = max(most, _conv_backward_scratch(&part, threads))
-    return _made(f) + (_weights(f) + f.integer[0]) * f.itemsize + most
+    return norm_conv_backward_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], threads, f.itemsize)
 
 
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:

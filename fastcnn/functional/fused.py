@@ -17,22 +17,17 @@ from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _
 from fastcnn.functional.norm import _vectors
 from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps_backward
 from fastcnn.functional.pooling import _geometry as _pool_geometry
-from fastcnn.kernels import winners
+from fastcnn.kernels import norm_conv, winners
 
 # Bytes of what is between two functions that go through them at once: they then stay in the cache.
-PART = 2 << 20
+PART = norm_conv.part_bytes()
 
 _FACTORS = "mean", "scale", "shift"
 
 
-def _count(images: int, nbytes: int) -> int:
-    """Into how many parts of about PART bytes a batch of `nbytes` is cut."""
-    return max(1, min(images, round(nbytes / PART)))
-
-
 def _parts(images: int, nbytes: int) -> Iterator[slice]:
     """Cut a batch of `nbytes` into images that together have about PART bytes."""
-    count = _count(images, nbytes)
+    count = norm_conv.parts(images, nbytes, PART)
     for part in range(count):
         yield slice(part * images // count, (part + 1) * images // count)
 
@@ -97,13 +92,7 @@ def norm_conv2d(
     array([[[[3.]]]])
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    input = _viewed("input", input)
-    return _norm_conv(input, factors, weight, bias, geometry, relu, _count_of(input))
-
-
-def _count_of(input: Array) -> int:
-    """Into how many parts a batch of images is cut; 1 where it is something else, which is then refused."""
-    return _count(input.shape[0], input.nbytes) if isinstance(input, np.ndarray) and input.ndim == 4 else 1
+    return _norm_conv(input, factors, weight, bias, geometry, relu, PART)
 
 
 def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
@@ -117,12 +106,12 @@ def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
 
 
 @remembered
-def _norm_conv(input, factors, weight, bias, geometry, relu, parts):
+def _norm_conv(input, factors, weight, bias, geometry, relu, part_bytes):
     x, factors, w, bias, window, size, relu = _checked_norm_conv(input, factors, weight, bias, geometry, relu)
     result = new_images(size, 2, True, window["channels_last"], x.dtype)
     if not x.size:
         return zeros((result,))
-    integers = size[1], int(geometry[3]), relu, parts
+    integers = size[1], int(geometry[3]), relu, part_bytes
     return Call("norm_conv", (x, *factors, w, bias), (result,), window=window, integers=integers)
 
 
@@ -172,12 +161,11 @@ def norm_conv2d_backward(
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    input = _viewed("input", input)
-    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, _count_of(input))
+    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, PART)
 
 
 @remembered
-def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, parts):
+def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, part_bytes):
     (grad_output,) = required(grad_output=grad_output)
     x, factors, w, _, window, size, relu = _checked_norm_conv(input, factors, weight, None, geometry, relu)
     needs, channels_last = check.needs(needs), window["channels_last"]
@@ -187,7 +175,7 @@ def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, nee
     if not x.size:
         return zeros(results)
     arrays = check.ordered(grad_output, channels_last)[0], x, *factors, w
-    integers = size[1], int(geometry[3]), relu, parts
+    integers = size[1], int(geometry[3]), relu, part_bytes
     return Call("norm_conv_backward", arrays, results, window=window, integers=integers)
 
 

@@ -15,16 +15,14 @@ from libc.stdint cimport int32_t, uint8_t
 
 from .conv cimport FORWARD, conv_forward_ptr, conv_scratch
 from .geometry cimport Window
-from .jobs cimport ALIGN, Job, aligned, aligned_start, forward_job, pieces
+from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, pieces
 from .planar cimport planar_fits
 from .pooling cimport max_pool_ptr, max_pool_relu_ptr
 from .threads cimport thread_index, threads_for
 
 
-# Bytes of what is between, of a part, as far as an image has not more: of one thread, a quarter of the L2 caches met
-# today, and of all threads.
+# Bytes of what is between, of one thread's part, as far as an image has not more: a quarter of the L2 caches met today.
 cdef Py_ssize_t THREAD_BYTES = 1 << 18
-cdef Py_ssize_t PART_BYTES = 1 << 21
 # Places of a thread's part, at least, and parts that a call is cut into where its shape allows.
 cdef Py_ssize_t THREAD_PLACES = 2048
 cdef Py_ssize_t TASKS = 16

@@ -27,6 +27,9 @@ cdef extern from *:
 
 cdef enum:
     ALIGN = 64  # bytes: a cache line, and the longest register
+    # Bytes of what is between two functions that go through images together, of a part that all threads share: it then
+    # stays in the cache.
+    PART_BYTES = 1 << 21
 
 
 cdef struct Image:
