@@ -13,6 +13,23 @@ from windows import convolutions, in_order
 from fastcnn import functional as F
 from fastcnn import reference
 from fastcnn.functional import fused
+from fastcnn.functional._calls import Call, remembered
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The names of the kernels that fused functions call, which remember nothing from before."""
+    names = []
+
+    def call(kernel, *arguments, **options):
+        names.append(kernel)
+        return Call(kernel, *arguments, **options)
+
+    for function in ("_conv_pool", "_conv_pool_backward"):
+        monkeypatch.setattr(fused, function, remembered(getattr(fused, function).check))
+    monkeypatch.setattr(fused, "Call", call)
+    return names
+
 
 every_order = pytest.mark.parametrize("order", ["NCHW", "NHWC"])
 
@@ -110,15 +127,15 @@ def test_parts_of_every_other_image(monkeypatch):
         assert_allclose(got, expected, atol=1e-12)
 
 
-def test_a_wrong_tap_of_a_later_part_changes_nothing(monkeypatch):
+def test_a_wrong_tap_of_a_later_part_changes_nothing(kernels, monkeypatch):
     monkeypatch.setattr(fused, "PART", 1)
     x, weight = in_order(normal((3, 2, 5, 4)), "NHWC"), normal((2, 2, 2, 2))
-    assert not fused._few_win(x, weight, (1, 0, 1, 1), (2, 1))  # so there are parts
     pooled, taps = F.conv2d_max_pool(x, weight, pool=(2, 1))
     taps[2, 0, 0, 0] = 9
     out = np.zeros_like(x), np.zeros_like(weight), np.zeros(2)
     with pytest.raises(ValueError, match=r"^taps: "):
         F.conv2d_max_pool_backward(pooled, taps, x, weight, pool=(2, 1), out=out)
+    assert kernels == ["conv_pool", "conv_pool_backward"]  # the one that has parts
     assert not any(array.any() for array in out)
 
 
@@ -165,16 +182,15 @@ WINNERS = {  # shapes of input and weight, convolution, pool
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("name", WINNERS)
-def test_conv2d_max_pool_gradients_from_the_winners(name, relu, dtype, order, threads):
+def test_conv2d_max_pool_gradients_from_the_winners(name, relu, dtype, order, threads, kernels):
     shape, weight_shape, geometry, pool = WINNERS[name]
     x, weight = in_order(normal(shape, dtype), order), normal(weight_shape, dtype, 1)
     y, taps = F.conv2d_max_pool(x, weight, **geometry, pool=pool, relu=relu)
     dy = in_order(normal(y.shape, dtype, 2), order)
-    arguments = geometry.get("stride", 1), geometry.get("padding", 0), 1, 1
-    assert fused._few_win(x, weight, arguments, pool)
     got = each_thread_count_agrees(
         threads, lambda: F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
     )
+    assert kernels == ["conv_pool", "winners_backward"]
     expected = reference.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
     for one, other in zip(got, expected, strict=True):
         largest = np.abs(other).max()
@@ -199,6 +215,34 @@ def test_conv2d_max_pool_in_parts(shape, weight_shape, dtype, relu, order, threa
     expected = F.max_pool2d_taps(F.conv2d(x, weight, bias, padding=1), 2, relu=relu)
     for one, other in zip(got, expected, strict=True):
         assert_array_equal(one, other)
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pool", [(2, 1), (17, 3)], ids=["taps of a byte", "taps of four"])
+def test_conv2d_max_pool_gradients_are_sums_of_parts(pool, dtype, order, threads, kernels, monkeypatch):
+    """To the bit, and the parts are as even as can be."""
+    x, weight = in_order(normal((7, 3, 24, 23), dtype), order), normal((6, 3, 3, 2), dtype, 1)
+    y, taps = F.conv2d_max_pool(x, weight, padding=1, pool=pool, relu=True)
+    size = (6, 24, 24)
+    monkeypatch.setattr(fused, "PART", 7 * math.prod(size) * x.itemsize // 3)  # a third
+    expected = None
+    for part in (slice(0, 2), slice(2, 4), slice(4, 7)):
+        dy = F.max_pool2d_taps_backward(y[part], taps[part], (len(y[part]), *size), *pool, relu=True)
+        one = F.conv2d_backward(dy, x[part], weight, padding=1)
+        if expected:
+            one = np.concatenate((expected[0], one[0])), expected[1] + one[1], expected[2] + one[2]
+        expected = one
+    for needs in [(True, True, True), (True, False, False), (False, False, True)]:
+        got = each_thread_count_agrees(
+            threads,
+            lambda needs=needs: F.conv2d_max_pool_backward(
+                y, taps, x, weight, padding=1, pool=pool, relu=True, needs=needs
+            ),
+        )
+        for one, other, needed in zip(got, expected, needs, strict=True):
+            assert_array_equal(one, other if needed else None)
+    assert set(kernels) == {"conv_pool", "conv_pool_backward"}
 
 
 def test_lists_and_tuples_take_the_same_way():
@@ -229,10 +273,9 @@ def test_a_gradient_that_is_infinite_stays_under_its_window():
 
 @pytest.mark.parametrize("pool", [(2,), (2, 1)])
 @pytest.mark.parametrize("part", [1, 2000, 2**20])
-def test_conv2d_max_pool_into_arrays_that_are_given(pool, part, threads, monkeypatch):
+def test_conv2d_max_pool_into_arrays_that_are_given(pool, part, threads, kernels, monkeypatch):
     monkeypatch.setattr(fused, "PART", part)
     x, weight = in_order(normal((7, 2, 9, 8), np.float32), "NHWC"), normal((6, 2, 3, 3), np.float32)
-    assert fused._few_win(x, weight, (1, 0, 1, 1), pool) == (pool == (2,))  # the other is gone through in parts
     y, taps = F.conv2d_max_pool(x, weight, pool=pool, relu=True)
     calls = {}
     for needs in [(True, True, True), (False, True, False), (True, False, True)]:
@@ -245,6 +288,7 @@ def test_conv2d_max_pool_into_arrays_that_are_given(pool, part, threads, monkeyp
             if one is not None:
                 assert_array_equal(one, calls.setdefault(name, one))
     each_thread_count_agrees(threads, lambda: F.conv2d_max_pool_backward(y, taps, x, weight, pool=pool, relu=True))
+    assert set(kernels) == {"conv_pool", "winners_backward" if pool == (2,) else "conv_pool_backward"}
     three = F.conv2d_max_pool(x[0], weight, pool=pool, relu=True)
     assert_array_equal(three[0], y[0])
     dx = F.conv2d_max_pool_backward(three[0], three[1], x[0], weight, pool=pool, relu=True)[0]

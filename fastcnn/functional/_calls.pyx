@@ -30,11 +30,11 @@ from libc.string cimport memcpy, memset
 from fastcnn.kernels.activation cimport (
     RELU, Activation, activation_backward_ptr, activation_ptr, add_ptr, dropout_backward_ptr, dropout_ptr,
 )
-from fastcnn.kernels.conv cimport (
-    BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
-    conv_norm_ptr, conv_scratch,
+from fastcnn.kernels.conv cimport FORWARD, conv_forward_ptr, conv_norm_ptr, conv_scratch
+from fastcnn.kernels.conv_gradients cimport conv_gradients_ptr, conv_gradients_scratch
+from fastcnn.kernels.conv_pool cimport (
+    conv_pool_backward_ptr, conv_pool_backward_scratch, conv_pool_ptr, conv_pool_scratch,
 )
-from fastcnn.kernels.conv_pool cimport conv_pool_ptr, conv_pool_scratch
 from fastcnn.kernels.geometry cimport Window
 from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.linear cimport (
@@ -53,12 +53,12 @@ from fastcnn.kernels.norm_conv cimport (
 )
 from fastcnn.kernels.optim cimport adam_update_ptr, norm_blocks, scale_ptr, sgd_update_ptr, sums_of_squares_ptr
 from fastcnn.kernels.pooling cimport (
-    max_pool_relu_ptr, tap_t, wrong_relu_taps_ptr,
+    max_pool_relu_ptr, wrong_relu_taps_ptr,
     adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
     max_pool_taps_backward_ptr, scatter_ptr, take_ptr, wrong_taps_ptr,
 )
 from fastcnn.kernels.threads cimport max_threads
-from fastcnn.kernels.winners cimport winners_backward_ptr, winners_fit, winners_scratch
+from fastcnn.kernels.winners cimport winners_backward_ptr, winners_scratch
 
 import functools
 
@@ -236,25 +236,13 @@ cdef Py_ssize_t _conv_scratch(const Facts* f, int threads) noexcept nogil:
 
 
 cdef bint _conv_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    cdef floating* grad_weight = a[4]
-    if a[3] != NULL:
-        conv_backward_data_ptr(a[0], a[2], a[3], &f.window, f.integer[0], f.integer[1], scratch, threads)
-    if grad_weight == NULL and a[5] != NULL:  # the kernel makes both
-        grad_weight = <floating*>(<char*>scratch + _conv_passes_scratch(f, threads))
-    if grad_weight != NULL:
-        conv_backward_weight_ptr(a[0], a[1], grad_weight, a[5], &f.window, f.integer[0], f.integer[1], scratch, threads)
+    conv_gradients_ptr(a[0], a[1], a[2], a[3], a[4], a[5], &f.window, f.integer[0], f.integer[1], False, scratch,
+                       threads)
     return False
 
 
-cdef Py_ssize_t _conv_passes_scratch(const Facts* f, int threads) noexcept nogil:
-    cdef Py_ssize_t bytes = max(
-        conv_scratch(BACKWARD_DATA, &f.window, f.integer[0], f.integer[1], threads, f.itemsize),
-        conv_scratch(BACKWARD_WEIGHT, &f.window, f.integer[0], f.integer[1], threads, f.itemsize))
-    return (bytes + 63) // 64 * 64
-
-
 cdef Py_ssize_t _conv_backward_scratch(const Facts* f, int threads) noexcept nogil:
-    return _conv_passes_scratch(f, threads) + _weights(f) * f.itemsize
+    return conv_gradients_scratch(&f.window, f.integer[0], f.integer[1], threads, f.itemsize)
 
 
 cdef inline Py_ssize_t _weights(const Facts* f) noexcept nogil:
@@ -421,35 +409,29 @@ cdef bint _max_pool(const Facts* f, floating** a, double* number, void* scratch,
     return False
 
 
-cdef bint _wrong_taps(const Facts* f, const tap_t* taps, int threads) noexcept nogil:
-    return wrong_relu_taps_ptr(taps, &f.window, threads) if f.integer[1] else wrong_taps_ptr(taps, &f.window, threads)
+cdef bint _wrong_taps(const floating* taps, Py_ssize_t tap_bytes, bint relu, const Window* g,
+                      int threads) noexcept nogil:
+    if relu and tap_bytes == 4:
+        return wrong_relu_taps_ptr(<const int32_t*>taps, g, threads)
+    if relu:
+        return wrong_relu_taps_ptr(<const uint8_t*>taps, g, threads)
+    if tap_bytes == 4:
+        return wrong_taps_ptr(<const int32_t*>taps, g, threads)
+    return wrong_taps_ptr(<const uint8_t*>taps, g, threads)
 
 
 cdef bint _max_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    if _wrong_taps(a[1], f.integer[0], f.integer[1], &f.window, threads):
+        return True
     if f.integer[0] == 4:
-        if _wrong_taps(f, <const int32_t*>a[1], threads):
-            return True
         max_pool_taps_backward_ptr(a[0], <const int32_t*>a[1], a[2], &f.window, threads)
     else:
-        if _wrong_taps(f, <const uint8_t*>a[1], threads):
-            return True
         max_pool_taps_backward_ptr(a[0], <const uint8_t*>a[1], a[2], &f.window, threads)
     return False
 
 
-# A convolution and max-pool, which is behind ReLU if integer 1 of the pool says so: what is between is scratch. Their
-# integers are the convolution's outputs and groups, then those of the pool.
-
-
-cdef Facts _pool_facts(const Facts* f) noexcept nogil:
-    cdef Facts pool
-    pool.window, pool.itemsize = f.pool, f.itemsize
-    pool.integer[0], pool.integer[1] = f.integer[2], f.integer[3]
-    return pool
-
-
-cdef Py_ssize_t _between(const Facts* f) noexcept nogil:
-    return (f.pool.n * f.pool.c * f.pool.h * f.pool.w * f.itemsize + 63) // 64 * 64
+# A convolution and max-pool. Integers are the convolution's outputs and groups, bytes of a tap, whether ReLU comes
+# between, and backward the parts.
 
 
 cdef bint _conv_pool(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -464,26 +446,27 @@ cdef Py_ssize_t _conv_pool_scratch(const Facts* f, int threads) noexcept nogil:
 
 cdef bint _conv_pool_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
     # From grad_output, taps, input, weight.
-    cdef Facts pool = _pool_facts(f)
-    cdef floating* pooled[3]
-    cdef floating* conv[6]
-    if winners_fit(&f.window, &f.pool, f.integer[1], f.itemsize):  # of few taps, which are bytes
-        if _wrong_taps(&pool, <const uint8_t*>a[1], threads):
-            return True
-        winners_backward_ptr(a[0], <const uint8_t*>a[1], a[2], a[3], a[4], a[5], a[6], &f.window, &f.pool, scratch,
-                             threads)
-        return False
-    pooled[0], pooled[1], pooled[2] = a[0], a[1], <floating*>scratch
-    conv[0], conv[1], conv[2], conv[3], conv[4], conv[5] = pooled[2], a[2], a[3], a[4], a[5], a[6]
-    if _max_pool_backward(&pool, pooled, number, NULL, threads):
+    if _wrong_taps(a[1], f.integer[2], f.integer[3], &f.pool, threads):
         return True
-    return _conv_backward(f, conv, number, <char*>scratch + _between(f), threads)
+    conv_pool_backward_ptr(a[0], a[1], f.integer[2], a[2], a[3], a[4], a[5], a[6], &f.window, &f.pool, f.integer[1],
+                           f.integer[4], scratch, threads)
+    return False
 
 
 cdef Py_ssize_t _conv_pool_backward_scratch(const Facts* f, int threads) noexcept nogil:
-    if winners_fit(&f.window, &f.pool, f.integer[1], f.itemsize):
-        return winners_scratch(&f.window, &f.pool, threads, f.itemsize)
-    return _between(f) + _conv_backward_scratch(f, threads)
+    return conv_pool_backward_scratch(&f.window, &f.pool, f.integer[1], f.integer[4], threads, f.itemsize)
+
+
+cdef bint _winners_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
+    # The same, of few taps, which are bytes, and without parts.
+    if _wrong_taps(a[1], 1, f.integer[3], &f.pool, threads):
+        return True
+    winners_backward_ptr(a[0], <const uint8_t*>a[1], a[2], a[3], a[4], a[5], a[6], &f.window, &f.pool, scratch, threads)
+    return False
+
+
+cdef Py_ssize_t _winners_backward_scratch(const Facts* f, int threads) noexcept nogil:
+    return winners_scratch(&f.window, &f.pool, threads, f.itemsize)
 
 
 cdef bint _scatter(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -626,6 +609,7 @@ _register("norm_conv_backward", <Run>_norm_conv_backward[float], <Run>_norm_conv
 _register("conv_pool", <Run>_conv_pool[float], <Run>_conv_pool[double], _conv_pool_scratch)
 _register("conv_pool_backward", <Run>_conv_pool_backward[float], <Run>_conv_pool_backward[double],
           _conv_pool_backward_scratch)
+_register("winners_backward", <Run>_winners_backward[float], <Run>_winners_backward[double], _winners_backward_scratch)
 _register("im2col", <Run>_im2col[float], <Run>_im2col[double], NULL)
 _register("col2im", <Run>_col2im[float], <Run>_col2im[double], NULL)
 _register("linear", <Run>_linear[float], <Run>_linear[double], _linear_scratch)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import gradients, new, new_images, required, zeros
+from fastcnn.functional._arrays import new_images, required, zeros
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
-from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients, conv2d_backward
+from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients
 from fastcnn.functional.norm import _vectors
-from fastcnn.functional.pooling import _checked_taps, _taps_dtype, max_pool2d_taps_backward
+from fastcnn.functional.pooling import _checked_taps, _taps_dtype
 from fastcnn.functional.pooling import _geometry as _pool_geometry
 from fastcnn.kernels import norm_conv, winners
 
@@ -23,28 +21,6 @@ from fastcnn.kernels import norm_conv, winners
 PART = norm_conv.part_bytes()
 
 _FACTORS = "mean", "scale", "shift"
-
-
-def _parts(images: int, nbytes: int) -> Iterator[slice]:
-    """Cut a batch of `nbytes` into images that together have about PART bytes."""
-    count = norm_conv.parts(images, nbytes, PART)
-    for part in range(count):
-        yield slice(part * images // count, (part + 1) * images // count)
-
-
-def _viewed(name: str, array: Array) -> Array:
-    """What shares memory with NumPy as the NumPy array, whose shape tells the parts; None stays."""
-    return array if array is None or isinstance(array, np.ndarray) else check.array(name, array)
-
-
-def _add_to(sums: list[np.ndarray | None], grads: list[np.ndarray | None]) -> None:
-    """Add up the parts' gradients of weight and bias, in place of the first part's."""
-    for i, grad in enumerate(grads):
-        total = sums[i]
-        if total is None or grad is None:
-            sums[i] = grad
-        else:
-            np.add(total, grad, out=total)
 
 
 def norm_conv2d(
@@ -196,52 +172,12 @@ def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[i
         return _conv_size.__wrapped__(input.shape, weight.shape, *geometry)
 
 
-def _is_one_part(input: object, weight: object) -> bool:
-    """Whether a convolution's output is one part, as far as that is plain at a glance, or something is wrong.
-
-    Then one call does it all, or says what is wrong.
-    """
-    if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)) or input.ndim != 4 or weight.ndim != 4:
-        return True
-    n, _, h, w = input.shape
-    return n * weight.shape[0] * h * w * input.itemsize < PART
-
-
-@lru_cache(maxsize=4096)
-def _winners_fit(input_shape, weight_shape, itemsize, groups, window, *geometry):
-    conv, size = _checked_geometry(input_shape, weight_shape, *geometry, groups, 2, False)
-    return winners.fit(conv, _pool_geometry(size, 2, *window).window(size, False), groups, itemsize)
-
-
-def _few_win(input: object, weight: object, geometry: tuple, window: tuple) -> bool:
-    """Whether the gradients come from the places that won alone, with nothing between; not where something is wrong."""
-    if not (isinstance(input, np.ndarray) and isinstance(weight, np.ndarray)):
-        return False
-    arguments = input.shape, weight.shape, input.itemsize, geometry[3], window, *geometry[:3]
-    try:
-        return _winners_fit(*arguments)
-    except ValueError:
-        return False
-    except TypeError:  # it has a list, or is wrong
-        pass
-    try:
-        return _winners_fit.__wrapped__(*arguments)
-    except (TypeError, ValueError):
-        return False
-
-
 def _window(pool: object) -> tuple:
     if not isinstance(pool, (tuple, list)) or not 1 <= len(pool) <= 5:
         check.fail(
             "pool", "a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them", repr(pool)
         )
     return tuple(pool)
-
-
-def _pooled(size: tuple[int, ...], window: tuple, relu: bool) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape of the pool's output, and the type of its taps."""
-    geometry = _pool_geometry(size, 2, *window)
-    return (*size[:2], *geometry.places), np.dtype(_taps_dtype(geometry, relu))
 
 
 @remembered
@@ -260,7 +196,9 @@ def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, rel
 
 
 @remembered
-def _conv_pool_backward(grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out):
+def _conv_pool_backward(
+    grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, part_bytes
+):
     input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2)
     check.ndim("grad_output", grad_output, input.ndim)
@@ -272,8 +210,10 @@ def _conv_pool_backward(grad_output, taps, input, weight, stride, padding, dilat
     if not x.size:
         return zeros(results)
     arrays = check.ordered(grads, channels_last)[0], check.ordered(marks, channels_last)[0], x, w
-    integers, then = (size[1], int(groups), *integers), geometry.window(size, channels_last)
-    return Call("conv_pool_backward", arrays, results, window=window, pool=then, integers=integers, refused=refused)
+    then = geometry.window(size, channels_last)
+    kernel = "winners_backward" if winners.fit(window, then, int(groups), x.itemsize) else "conv_pool_backward"
+    integers = size[1], int(groups), *integers, part_bytes
+    return Call(kernel, arrays, results, window=window, pool=then, integers=integers, refused=refused)
 
 
 def conv2d_max_pool(
@@ -369,39 +309,8 @@ def conv2d_max_pool_backward(
     >>> F.conv2d_max_pool_backward(np.array([[[[10.0, 20.0]]]]), taps, x, weight, pool=pool)
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
-    geometry, window = (stride, padding, dilation, groups), _window(pool)
-    input, weight = _viewed("input", input), _viewed("weight", weight)
-    if _is_one_part(input, weight) or _few_win(input, weight, geometry, window):
-        return _conv_pool_backward(grad_output, taps, input, weight, *geometry, window, relu, needs, out)
-    input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
-    size = conv_size(input, weight, geometry)
-    taps = check.array("taps", taps, f"a NumPy array of {_pooled(size, window, relu)[1]}")
-    needs = check.needs(needs)
-    input, channels_last = check.ordered(input)
-    places, _ = _pooled(size, window, relu)
-    check.shape("grad_output", grad_output, places)
-    check.shape("taps", taps, places)
-    results = [
-        new_images(input.shape, 2, True, channels_last, input.dtype),
-        new(weight.shape, input.dtype),
-        new(weight.shape[:1], input.dtype),
-    ]
-    gradients(needs, out, results, grad_output=grad_output, taps=taps, input=input, weight=weight)
-    grad_input = check.empty(input.shape, input.dtype, channels_last) if needs[0] else None
-    sums: list[np.ndarray | None] = [None, None]
-    for part in _parts(size[0], math.prod(size) * input.itemsize):
-        images = part.stop - part.start
-        grad = max_pool2d_taps_backward(grad_output[part], taps[part], (images, *size[1:]), *window, relu=relu)
-        to = None if grad_input is None else grad_input[part]
-        _, *grads = conv2d_backward(grad, input[part], weight, *geometry, needs=needs, out=(to, None, None))
-        del grad
-        _add_to(sums, grads)
-    summed = [grad_input, *sums]
-    for i, (array, total) in enumerate(zip(out, tuple(summed), strict=True)):
-        if array is not None and total is not None:  # only now: a wrong tap of a later part changes nothing
-            np.copyto(array, total)
-            summed[i] = array
-    return summed[0], summed[1], summed[2]
+    geometry = stride, padding, dilation, groups
+    return _conv_pool_backward(grad_output, taps, input, weight, *geometry, _window(pool), relu, needs, out, PART)
 
 
 # --- convolution and batch norm of known factors ----------------------------------------------------------------------

@@ -7,6 +7,10 @@ for each part: theirs are larger, and shared by all threads.
 
 Ownership: a task is a part of the images, and it alone writes their outputs. Parts follow from the shape alone, and no
 sum goes beyond an image: no bit depends on the thread count, nor on parts.
+
+Backward, a part is of all threads: the gradient of what is between goes to scratch, and from there to those of the
+convolution, of which weight's and bias' are summed part by part, in order. Parts have about the bytes that the caller
+says: the bits of these two depend on that.
 """
 
 from cython cimport floating
@@ -14,10 +18,11 @@ from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint8_t
 
 from .conv cimport FORWARD, conv_forward_ptr, conv_scratch
+from .conv_gradients cimport conv_gradients_ptr, conv_gradients_scratch
 from .geometry cimport Window
-from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, pieces
+from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, parts_of, pieces
 from .planar cimport planar_fits
-from .pooling cimport max_pool_ptr, max_pool_relu_ptr
+from .pooling cimport max_pool_ptr, max_pool_relu_ptr, max_pool_taps_backward_ptr
 from .threads cimport thread_index, threads_for
 
 
@@ -105,3 +110,50 @@ cdef void conv_pool_ptr(const floating* input, const floating* weight, const flo
         image = part * g.n // p.parts
         _part(input, weight, bias, output, <char*>taps, tap_bytes, relu, g, pool, groups, image,
               (part + 1) * g.n // p.parts - image, &p, start + thread_index() * p.slice, 1)
+
+
+cdef Py_ssize_t _backward_parts(const Window* pool, Py_ssize_t part_bytes, Py_ssize_t itemsize) noexcept nogil:
+    return parts_of(pool.n, pool.n * pool.c * pool.h * pool.w * itemsize, part_bytes)
+
+
+cdef Py_ssize_t _between(const Window* pool, Py_ssize_t parts, Py_ssize_t itemsize) noexcept nogil:
+    """Bytes of what is between, of the largest part."""
+    return aligned(pieces(pool.n, parts) * pool.c * pool.h * pool.w * itemsize)
+
+
+cdef Py_ssize_t conv_pool_backward_scratch(const Window* g, const Window* pool, Py_ssize_t groups,
+                                           Py_ssize_t part_bytes, int threads, Py_ssize_t itemsize) noexcept nogil:
+    cdef Window conv = g[0]
+    cdef Py_ssize_t parts = _backward_parts(pool, part_bytes, itemsize), most
+    conv.n = pieces(g.n, parts)
+    most = conv_gradients_scratch(&conv, pool.c, groups, threads, itemsize)
+    conv.n = g.n // parts  # of fewer images, blocks may be larger
+    most = max(most, conv_gradients_scratch(&conv, pool.c, groups, threads, itemsize))
+    return _between(pool, parts, itemsize) + most + ALIGN
+
+
+cdef void conv_pool_backward_ptr(const floating* grad_output, const void* taps, Py_ssize_t tap_bytes,
+                                 const floating* input, const floating* weight, floating* grad_input,
+                                 floating* grad_weight, floating* grad_bias, const Window* g, const Window* pool,
+                                 Py_ssize_t groups, Py_ssize_t part_bytes, void* scratch, int threads) noexcept nogil:
+    """What conv_gradients_ptr makes of max_pool_taps_backward_ptr's gradient."""
+    cdef Window conv = g[0], then = pool[0]
+    cdef Py_ssize_t parts = _backward_parts(pool, part_bytes, sizeof(floating)), part, image, place
+    cdef floating* between = <floating*>aligned_start(scratch)
+    cdef char* rest = <char*>between + _between(pool, parts, sizeof(floating))
+    cdef const floating* dy
+    cdef const char* marks
+    cdef floating* dx = <floating*>NULL
+    for part in range(parts):
+        image = part * g.n // parts
+        conv.n = then.n = (part + 1) * g.n // parts - image
+        place = image * pool.c * pool.oh * pool.ow
+        dy, marks = grad_output + place, <const char*>taps + place * tap_bytes
+        if tap_bytes == 4:
+            max_pool_taps_backward_ptr(dy, <const int32_t*>marks, between, &then, threads)
+        else:
+            max_pool_taps_backward_ptr(dy, <const uint8_t*>marks, between, &then, threads)
+        if grad_input != NULL:
+            dx = grad_input + image * g.c * g.h * g.w
+        conv_gradients_ptr(between, input + image * g.c * g.h * g.w, weight, dx, grad_weight, grad_bias, &conv, pool.c,
+                           groups, part > 0, rest, threads)

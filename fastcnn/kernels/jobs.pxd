@@ -4,6 +4,7 @@ All of it is inline: a header of small functions, no module.
 """
 
 from cython cimport floating
+from libc.math cimport rint
 from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
@@ -69,6 +70,11 @@ cdef inline Py_ssize_t round_up(Py_ssize_t value, Py_ssize_t to) noexcept nogil:
 cdef inline Py_ssize_t pieces(Py_ssize_t whole, Py_ssize_t largest) noexcept nogil:
     """Least number of pieces of at most `largest`, and at least one."""
     return max(1, (whole + largest - 1) // max(largest, 1))
+
+
+cdef inline Py_ssize_t parts_of(Py_ssize_t images, Py_ssize_t bytes, Py_ssize_t part_bytes) noexcept nogil:
+    """Into how many parts of about `part_bytes` images of so many bytes together are cut."""
+    return max(1, min(images, <Py_ssize_t>rint(<double>bytes / part_bytes)))
 
 
 cdef inline Py_ssize_t lanes_of(Py_ssize_t itemsize) noexcept nogil:

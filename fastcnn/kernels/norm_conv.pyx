@@ -15,7 +15,6 @@ depends on the thread count.
 """
 
 from cython cimport floating
-from libc.math cimport rint
 
 from .activation cimport add_ptr
 from .conv cimport (
@@ -23,7 +22,7 @@ from .conv cimport (
     conv_scratch,
 )
 from .geometry cimport Window
-from .jobs cimport ALIGN, PART_BYTES, aligned, aligned_start, pieces
+from .jobs cimport ALIGN, PART_BYTES, aligned, aligned_start, parts_of, pieces
 from .norm cimport batch_norm_apply_ptr
 
 
@@ -31,10 +30,6 @@ cdef struct Plan:
     Py_ssize_t parts
     # Scratch, in bytes from the start: what is convolved, then one part's gradients, then the convolution's own.
     Py_ssize_t grad_weight, grad_bias, conv, bytes
-
-
-cdef Py_ssize_t _parts(Py_ssize_t images, Py_ssize_t bytes, Py_ssize_t part_bytes) noexcept nogil:
-    return max(1, min(images, <Py_ssize_t>rint(<double>bytes / part_bytes)))
 
 
 cdef inline Py_ssize_t _weights(const Window* g, Py_ssize_t outputs, Py_ssize_t groups) noexcept nogil:
@@ -61,7 +56,7 @@ cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize
                 int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Plan p
     cdef Py_ssize_t image = g.c * g.h * g.w * itemsize, most
-    p.parts = _parts(g.n, g.n * image, part_bytes)
+    p.parts = parts_of(g.n, g.n * image, part_bytes)
     p.grad_weight = p.grad_bias = p.conv = aligned(pieces(g.n, p.parts) * image)
     if backward:
         p.grad_bias += aligned(_weights(g, outputs, groups) * itemsize)
@@ -150,8 +145,3 @@ cdef void norm_conv_backward_ptr(const floating* grad_output, const floating* in
 def part_bytes():
     """part_bytes() -> bytes of what is between two functions that go through images together, of a part."""
     return PART_BYTES
-
-
-def parts(Py_ssize_t images, Py_ssize_t nbytes, Py_ssize_t part_bytes):
-    """parts(images, nbytes, part_bytes) -> how many parts of about part_bytes a batch of `nbytes` is cut into."""
-    return _parts(images, nbytes, part_bytes)

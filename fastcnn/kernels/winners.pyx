@@ -96,8 +96,8 @@ cdef Plan _plan(const Window* g, const Window* pool, int threads, Py_ssize_t ite
     return p
 
 
-cdef bint winners_fit(const Window* g, const Window* pool, Py_ssize_t groups, Py_ssize_t itemsize) noexcept nogil:
-    """Whether the gradients are faster here than from all places."""
+def fit(Window g, Window pool, Py_ssize_t groups, Py_ssize_t itemsize):
+    """Whether the gradients are faster here than from all places; not of other shapes, which this module cannot do."""
     cdef Plan p
     if (groups > 1 or g.dh > 1 or g.dw > 1 or pool.ph or pool.pw or pool.dh > 1 or pool.dw > 1
             or not 4 <= pool.kh * pool.kw <= MOST_TAPS
@@ -105,7 +105,7 @@ cdef bint winners_fit(const Window* g, const Window* pool, Py_ssize_t groups, Py
             or pool.oh * pool.kh > g.oh or pool.ow * pool.kw > g.ow
             or max(g.h, g.oh) * max(g.w, g.ow) > MOST_BYTES or g.c * g.kh * g.kw * pool.c > MOST_BYTES):
         return False
-    p = _plan(g, pool, 1, itemsize)
+    p = _plan(&g, &pool, 1, itemsize)
     return (p.slices - p.own <= 16 * MOST_BYTES and p.grads - p.weave <= MOST_BYTES
             and p.own <= MOST_BYTES and p.slice - p.out <= MOST_BYTES)
 
@@ -327,8 +327,3 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
                         grad_weight[((o * g.c + c) * g.kh + i) * g.kw + j] = partial[at + j * p.pixel]
     if grad_bias != NULL:
         memcpy(grad_bias, partial + pool.c * p.strips * p.pitch, pool.c * sizeof(floating))
-
-
-def fit(Window g, Window pool, Py_ssize_t groups, Py_ssize_t itemsize):
-    """Whether the gradients of a convolution before a max-pool are faster from the places that won alone."""
-    return winners_fit(&g, &pool, groups, itemsize)

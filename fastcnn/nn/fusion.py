@@ -310,14 +310,14 @@ class ConvPool(Run):
 
     def forward(self, input: np.ndarray) -> tuple[Any, ...]:
         conv, bias = self.conv, self.conv.bias
-        output, taps = F.conv2d_max_pool(  # by name: arguments in a tuple would cost as much as all that is done here
+        output, taps = F.conv2d_max_pool(
             input,
             conv.weight.data,
             None if bias is None else bias.data,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
             pool=self.pool._geometry(),
             relu=True,
         )
@@ -331,10 +331,10 @@ class ConvPool(Run):
             taps,
             input,
             weight.data,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
             pool=self.pool._geometry(),
             relu=True,
             needs=(conv.needs_input_grad, True, bias is not None),
