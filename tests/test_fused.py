@@ -10,10 +10,12 @@ from layouts import LAYOUTS, arrays, difference, each_thread_count_agrees, laid_
 from numpy.testing import assert_allclose, assert_array_equal
 from windows import convolutions, in_order
 
+import fastcnn
 from fastcnn import functional as F
 from fastcnn import reference
 from fastcnn.functional import fused
 from fastcnn.functional._calls import Call, remembered
+from fastcnn.kernels import isa
 
 
 @pytest.fixture
@@ -72,6 +74,59 @@ def test_norm_conv2d_and_threads(order, part, threads, monkeypatch):
         return y, *F.norm_conv2d_backward(y, x, *columns, weight, padding=1, relu=True)
 
     each_thread_count_agrees(threads, call)
+
+
+READ_NORMED = {
+    "overhanging": ((5, 32, 13, 10), (40, 32, 3, 3), {"padding": 1}),
+    "channels in chunks": ((6, 200, 9, 7), (72, 200, 3, 3), {"padding": 1}),
+    "groups, wide": ((2, 48, 6, 90), (60, 16, 3, 3), {"padding": 2, "groups": 3}),
+    "no padding": ((4, 20, 18, 22), (33, 20, 3, 3), {}),
+}
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", READ_NORMED)
+def test_norm_conv2d_to_the_bit(shape, relu, dtype, precision, threads, monkeypatch):
+    """Where Winograd's algorithm does the batch norm in what it reads: all images at once, the padding not normed."""
+    if isa.has_matrix_unit():
+        pytest.skip("the matrix unit does these")
+
+    def agree(one, other, value):
+        if value == 0:
+            assert_array_equal(one, other)
+        else:  # by the direct sums, and in parts
+            assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other[np.isfinite(other)]).max())
+
+    size, kernel, options = READ_NORMED[shape]
+    monkeypatch.setattr(fused, "PART", 10_000)
+    x, weight = in_order(normal(size, dtype), "NHWC"), normal(kernel, dtype, 1)
+    columns, bias = vectors(size[1], dtype), normal(kernel[:1], dtype, 2)
+    fastcnn.set_float32_matmul_precision(precision)
+    try:
+        for value in (0, math.inf, math.nan):
+            x[0, 0, 1, 1] += dtype(value)
+            with np.errstate(invalid="ignore"):
+                made = F.batch_norm_apply(x, *columns, relu=relu)
+            y = F.conv2d(made, weight, bias, **options)
+            got = each_thread_count_agrees(
+                threads, lambda: F.norm_conv2d(x, *columns, weight, bias, **options, relu=relu)
+            )
+            agree(got, y, value)
+            dy = np.where(np.isfinite(y), y, 0)
+            expected = F.conv2d_backward(dy, made, weight, **options)
+            got = each_thread_count_agrees(
+                threads, lambda dy=dy: F.norm_conv2d_backward(dy, x, *columns, weight, **options, relu=relu)
+            )
+            for one, other in zip(got, expected, strict=True):
+                agree(one, other, value)
+            for needs in [(True, False, False), (False, False, True), (False, True, False)]:
+                some = F.norm_conv2d_backward(dy, x, *columns, weight, **options, relu=relu, needs=needs)
+                for one, other, needed in zip(some, got, needs, strict=True):
+                    assert_array_equal(one, other if needed else None)
+    finally:
+        fastcnn.set_float32_matmul_precision("highest")
 
 
 def test_norm_conv2d_finite_differences(monkeypatch):

@@ -49,6 +49,7 @@ cdef struct Job:
     Py_ssize_t taps_y, taps_x, sy, sx, y0, x0, ty, tx
     # weight[w_start + group*w_group + output*w_output + input*w_input + i*w_ty + j*w_tx]
     Py_ssize_t w_start, w_group, w_output, w_input, w_ty, w_tx
+    After before                                # of source, whose channels are neighbours; winograd.pyx alone
     After after                                 # of dest, whose channels are neighbours; conv.pyx and winograd.pyx
     # Tiling of conv.pyx, whose _tile chooses all that follows from what stands above and the vector length.
     Py_ssize_t panel, panels, parts             # outputs of a panel; panels of a group; parts the panels are cut into

@@ -2,7 +2,8 @@ from cython cimport floating
 
 
 cdef struct After:
-    # What batch_norm_apply_ptr makes of a convolution's output, made in place of each part while that is in the cache.
+    # What batch_norm_apply_ptr makes of a convolution's output, made in place of each part while that is in the cache;
+    # or of its input, in a copy of each part, where residual and output are NULL.
     const void* mean            # NULL: nothing is
     const void* scale
     const void* shift

@@ -1,7 +1,9 @@
-"""Batch norm of known factors, perhaps ReLU, and a convolution, a part of the images at a time, forward and backward.
+"""Batch norm of known factors, perhaps ReLU, and a convolution, forward and backward.
 
-What is convolved is made of a part's input in scratch, where the next part's takes its place: it stays in the cache and
-is never whole. Backward makes it again.
+Where Winograd's algorithm does the convolution, of channels that are neighbours, it does the batch norm, too, in what
+it reads (winograd.pyx): all images at once. All others go through the images a part at a time: what is convolved is
+made of a part's input in scratch, where the next part's takes its place: it stays in the cache and is never whole.
+Backward makes it again.
 
 Parts have PART_BYTES of it, or what the caller says instead, as nearly as whole images do: small enough for the caches
 of all cores together, large enough that packing the weights again for each part costs little. Their number follows from
@@ -22,8 +24,10 @@ from .conv cimport (
     conv_scratch,
 )
 from .geometry cimport Window
-from .jobs cimport ALIGN, PART_BYTES, aligned, aligned_start, parts_of, pieces
-from .norm cimport batch_norm_apply_ptr
+from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, parts_of, pieces
+from .matrix cimport matrix_fits
+from .norm cimport After, batch_norm_apply_ptr
+from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
 
 cdef struct Plan:
@@ -40,6 +44,21 @@ cdef inline Window _images(const Window* g, Py_ssize_t images) noexcept nogil:
     cdef Window part = g[0]
     part.n = images
     return part
+
+
+cdef inline bint _reads_normed(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    """Whether the convolution does the batch norm in what it reads."""
+    return job.source.channel == 1 and not matrix_fits(job, itemsize) and winograd_fits(job, itemsize, weights)
+
+
+cdef inline Py_ssize_t _whole_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, bint backward,
+                                      int threads, Py_ssize_t itemsize) noexcept nogil:
+    """Bytes for all images at once, at any precision; 0 where it never is so."""
+    cdef Job job = forward_job(g, outputs, groups)
+    cdef Py_ssize_t bytes = winograd_scratch(&job, threads, itemsize, backward)
+    if job.source.channel != 1 or bytes == 0:
+        return 0
+    return max(bytes, conv_scratch(BACKWARD_DATA, g, outputs, groups, threads, itemsize)) if backward else bytes
 
 
 cdef Py_ssize_t _conv_scratch(const Window* g, Py_ssize_t images, Py_ssize_t outputs, Py_ssize_t groups, bint backward,
@@ -62,7 +81,8 @@ cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize
         p.grad_bias += aligned(_weights(g, outputs, groups) * itemsize)
         p.conv = p.grad_bias + aligned(outputs * itemsize)
     most = max(_conv_scratch(g, g.n // p.parts, outputs, groups, backward, threads, itemsize),
-               _conv_scratch(g, pieces(g.n, p.parts), outputs, groups, backward, threads, itemsize))
+               _conv_scratch(g, pieces(g.n, p.parts), outputs, groups, backward, threads, itemsize),
+               _whole_scratch(g, outputs, groups, backward, threads, itemsize))
     p.bytes = p.conv + most + ALIGN
     return p
 
@@ -89,6 +109,11 @@ cdef void norm_conv_ptr(const floating* input, const floating* mean, const float
     cdef char* start = aligned_start(scratch)
     cdef floating* made = <floating*>start
     cdef Window conv
+    cdef Job job = forward_job(g, outputs, groups)
+    if _reads_normed(&job, sizeof(floating), False):
+        job.before = After(mean, scale, shift, NULL, NULL, relu)
+        if winograd_sums(&job, input, weight, bias, output, start + p.conv, threads):
+            return
     for part in range(p.parts):
         first = part * g.n // p.parts
         conv = _images(g, (part + 1) * g.n // p.parts - first)
@@ -116,6 +141,17 @@ cdef void norm_conv_backward_ptr(const floating* grad_output, const floating* in
     cdef floating* to_bias
     cdef const floating* dy
     cdef Window conv
+    cdef Job job = forward_job(g, outputs, groups)
+    if _reads_normed(&job, sizeof(floating), True):
+        if grad_input != NULL:
+            conv_backward_data_ptr(grad_output, weight, grad_input, g, outputs, groups, start + p.conv, threads)
+            grad_input = NULL
+        if grad_weight == NULL and grad_bias == NULL:
+            return
+        job.before = After(mean, scale, shift, NULL, NULL, relu)
+        to_weight = grad_weight if grad_weight != NULL else <floating*>(start + p.grad_weight)
+        if winograd_weight_grad(&job, grad_output, input, to_weight, grad_bias, start + p.conv, threads):
+            return
     for part in range(p.parts):
         first = part * g.n // p.parts
         conv = _images(g, (part + 1) * g.n // p.parts - first)

@@ -6,6 +6,9 @@ from .jobs cimport Job
 # precision, which may change between two calls; 0 where it suits at none. The passes return False where it does not
 # suit, and where a result is not finite: what they wrote is then to be written by the direct sums, whose infinities and
 # NaN are the true ones.
+#
+# job.before is done to what is read of the source, with all else that a pass does: its channels are neighbours then.
+cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil  # at the precision in use
 cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil
 cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
                         floating* dest, char* scratch, int threads) noexcept nogil

@@ -112,6 +112,10 @@ cdef Py_ssize_t _places(const Job* job, Py_ssize_t itemsize, bint weights, bint 
     return 4 if two else 0
 
 
+cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
+    return _places(job, itemsize, weights, is_highest()) != 0
+
+
 cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Plan p
     cdef Py_ssize_t lanes = lanes_of(itemsize), block, fit, tasks, copy
@@ -267,17 +271,18 @@ cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating*
 
 
 cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssize_t images, Py_ssize_t top,
-                        Py_ssize_t rows, Py_ssize_t left, Py_ssize_t columns, Py_ssize_t channels,
-                        const floating* source, floating* copy, floating* v) noexcept nogil:
-    """V of one block: tile rows top.., tile columns left.. of some images.
+                        Py_ssize_t rows, Py_ssize_t left, Py_ssize_t columns, Py_ssize_t channel,
+                        Py_ssize_t channels, const floating* source, floating* copy, floating* v) noexcept nogil:
+    """V of one block: tile rows top.., tile columns left.. of some images; source has its first channel, `channel`.
 
     Tiles that touch no padding are read where they lie, and all where channels fill registers and the transform knows
-    of padding (that of tiles of 4 columns does); the others from a padded copy.
+    of padding (that of tiles of 4 columns does); the others from a padded copy, in which job.before is done.
     """
     cdef Py_ssize_t i, y, first = columns, last = columns, row0 = p.step_y * top + job.y0
     cdef Py_ssize_t column0 = p.step_x * left + job.x0, row
     cdef floating* out
-    cdef bint whole = job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
+    cdef bint whole = (job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
+                       and job.before.mean == NULL)
     if whole:  # tile columns first to last have their columns inside the image
         first = min(columns, max(0, -column0 + p.step_x - 1) // p.step_x)
         last = max(first, min(columns, (job.source.w - column0 - 2) // p.step_x))
@@ -293,23 +298,29 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
                     p.v_tile)
                 continue
             if not whole or row < 0 or row + p.side > job.source.h:
-                _copied_tiles(job, p, row, column0, columns, channels, source, copy, out)
+                _copied_tiles(job, p, row, column0, columns, channel, channels, source, copy, out)
                 continue
             if first > 0:
-                _copied_tiles(job, p, row, column0, first, channels, source, copy, out)
+                _copied_tiles(job, p, row, column0, first, channel, channels, source, copy, out)
             _transform_source(last - first, channels,
                               source + row * job.source.row + (column0 + p.step_x * first) * job.source.pixel,
                               job.source.row, job.source.pixel, out + first * p.v_tile, p)
             if last < columns:
-                _copied_tiles(job, p, row, column0 + p.step_x * last, columns - last, channels, source, copy,
+                _copied_tiles(job, p, row, column0 + p.step_x * last, columns - last, channel, channels, source, copy,
                               out + last * p.v_tile)
 
 
 cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
-                               Py_ssize_t channels, const floating* image, floating* copy, floating* v) noexcept nogil:
+                               Py_ssize_t channel, Py_ssize_t channels, const floating* image, floating* copy,
+                               floating* v) noexcept nogil:
     """V of a row of tiles whose first one reads the source from row0, column0 on, by way of a padded copy."""
-    cdef Py_ssize_t pixels = p.step_x * tiles + 2
+    cdef Py_ssize_t pixels = p.step_x * tiles + 2, y, first, end
     copy_pixels(image, &job.source, row0, p.side, column0, pixels, channels, copy, channels)
+    if job.before.mean != NULL:
+        first = min(pixels, max(0, -column0))
+        end = max(first, min(pixels, job.source.w - column0))
+        for y in range(max(0, -row0), min(p.side, job.source.h - row0)):
+            after_places(&job.before, copy + (y * pixels + first) * channels, channel, end - first, channels, channels)
     _transform_source(tiles, channels, <const floating*>copy, pixels * channels, channels, v, p)
 
 
@@ -337,7 +348,7 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t zero = 0
     cdef bint bad = False
     cdef Sum s
-    _block_source(job, p, image, images, top, rows, left, columns, job.inputs,
+    _block_source(job, p, image, images, top, rows, left, columns, group * job.inputs, job.inputs,
                   source + group * job.inputs * job.source.channel, <floating*>slice, v)
     s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
@@ -495,7 +506,8 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
         image = block // (p.xblocks * p.yblocks) * p.images
         images = min(p.images, job.n - image)
         rows, columns = min(p.rows, p.tiles_y - top), min(p.columns, p.tiles_x - left)
-        _block_source(job, p, image, images, top, rows, left, columns, channels, source, copy, v)
+        _block_source(job, p, image, images, top, rows, left, columns, group * job.inputs + c0, channels, source, copy,
+                      v)
         for i in range(images):
             for y in range(rows):
                 _block_grad(job, p, p.step_y * (top + y), p.step_x * left, columns, outputs, pitch,

@@ -3,7 +3,8 @@
 A pass over an activation costs as much as its convolution, and an array that only the next layer reads need not be.
 `runs` looks at the layers of a `Sequential` and puts together
 
-- batch norm, ReLU and a convolution: what is convolved is made a few images at a time, forward and backward,
+- batch norm, ReLU and a convolution: what is convolved is made where the convolution reads it, or a few images at a
+  time, forward and backward,
 - batch norm and ReLU,
 - a residual sum whose body ends with batch norm, and ReLU,
 - a convolution, ReLU and max-pool: what is pooled, and its gradient, are made a few images at a time,
@@ -15,7 +16,7 @@ convolution before them, which does them, by running statistics, to each row of 
 
 Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
 in an instance's place, as `watch` does. What is computed is the same at the precision 'highest', to the bit except
-for the gradients of a convolution's weight and bias, which are summed in parts, and all of its gradients before a
+for the gradients of a convolution's weight and bias, which may be summed in parts, and all of its gradients before a
 max-pool, which may be summed over the places that won alone.
 """
 
