@@ -3,7 +3,7 @@
 A function of `fastcnn.functional` that is marked `remembered` checks its arguments and returns a `Call`: which kernel,
 its geometry, the arrays as the kernel takes them, the shapes and memory orders of the results. The call is made, and
 kept under the signature of the arguments: the type, shape, strides and flags of each array, the type and value of each
-option. The next call with the same signature would pass the same checks, so it goes straight to the kernel.
+option. It is found by a number made of that, and then compared with it. The next call with the same signature would pass the same checks, so it goes straight to the kernel.
 
 What makes that right:
 
@@ -17,7 +17,7 @@ What makes that right:
 """
 
 cimport numpy as np
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.exc cimport PyErr_Clear
@@ -25,7 +25,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fastcnn.kernels.activation cimport (
     RELU, Activation, activation_backward_ptr, activation_ptr, add_ptr, dropout_backward_ptr, dropout_ptr,
@@ -86,6 +86,7 @@ cdef enum:
     MOST_AXES = 8
     MOST_TEXT = 4        # words
     MOST_INTEGERS = 8
+    MOST_THREADS = 8191  # set_num_threads takes fewer
     MOST_CALLS = 4096    # kept by one function; a network asks for a few dozen, step after step
     SMALL = 4096         # bytes; NumPy keeps memory of its own for less
 
@@ -105,6 +106,24 @@ cdef struct Arguments:
     int64_t word[MOST_WORDS]            # the signature
     PyObject* array[MOST_ARRAYS]        # in the order in which they come, inside tuples too
     double number[MOST_NUMBERS]
+
+
+cdef uint64_t _digest(const Arguments* a) noexcept:
+    """A number that stands for the signature: four polynomials of the words, at an odd number."""
+    cdef uint64_t sums[4]
+    cdef uint64_t factor = <uint64_t>0x9E3779B97F4A7C15
+    cdef int i, whole = a.words // 4 * 4
+    sums[0], sums[1], sums[2], sums[3] = a.words, 1, 2, 3
+    for i in range(0, whole, 4):
+        sums[0] = sums[0] * factor + <uint64_t>a.word[i]
+        sums[1] = sums[1] * factor + <uint64_t>a.word[i + 1]
+        sums[2] = sums[2] * factor + <uint64_t>a.word[i + 2]
+        sums[3] = sums[3] * factor + <uint64_t>a.word[i + 3]
+    for i in range(whole, a.words):
+        sums[0] = sums[0] * factor + <uint64_t>a.word[i]
+    for i in range(1, 4):
+        sums[0] = (sums[0] ^ sums[0] >> 32) * factor + sums[i]
+    return (sums[0] ^ sums[0] >> 29) * factor >> 4  # of 60 bits, which a small int of Python holds
 
 
 cdef inline void _tell(Arguments* a, int64_t word) noexcept:
@@ -686,6 +705,8 @@ cdef class Call:
     cdef int place[MOST_ARRAYS]     # which of the arguments' arrays the kernel's array or given result is; -1: none
     cdef tuple held                 # the arrays, until the first time is over
     cdef object refused
+    cdef bytes signature            # of the arguments, once it is kept
+    cdef int64_t planned            # bytes of scratch, and below them the number of threads that these are for
 
     def __init__(self, str kernel, tuple arrays, tuple results, *, tuple integers=(), dict window=None,
                  dict pool=None, bint number=False, object refused=None):
@@ -758,10 +779,23 @@ cdef class Call:
                 pointer[k] = np.PyArray_DATA(<np.ndarray>a.array[self.place[k]])
         return self._make(a, pointer)
 
+    cdef Py_ssize_t _scratch(self, int threads) noexcept:
+        """Bytes of scratch, which follow from the facts and the number of threads alone."""
+        cdef int64_t planned = self.planned  # one word, so that it is whole whichever thread writes it
+        if planned & MOST_THREADS != threads:
+            planned = self.kernel.scratch(&self.facts, threads) * (MOST_THREADS + 1) | threads
+            self.planned = planned
+        return planned // (MOST_THREADS + 1)
+
+    cdef bint is_of(self, const Arguments* a) noexcept:
+        """Whether it is the call of this signature."""
+        cdef Py_ssize_t size = a.words * sizeof(int64_t)
+        return PyBytes_GET_SIZE(self.signature) == size and not memcmp(PyBytes_AS_STRING(self.signature), a.word, size)
+
     cdef object _make(self, Arguments* a, void** pointer):
         """Allocate, run, and return the results; None where the kernel refused."""
         cdef int k, place, threads = max_threads()
-        cdef Py_ssize_t bytes = 0 if self.kernel.scratch == NULL else self.kernel.scratch(&self.facts, threads)
+        cdef Py_ssize_t bytes = 0 if self.kernel.scratch == NULL else self._scratch(threads)
         cdef tuple results = PyTuple_New(self.results + self.number)
         cdef void* raw
         cdef char* scratch = NULL
@@ -828,9 +862,9 @@ cdef class remembered:
         a.words, a.arrays, a.numbers, a.usual = 0, 0, 0, True
         _take_apart(&a, arguments)
         if a.usual:
-            key = PyBytes_FromStringAndSize(<char*>a.word, a.words * sizeof(int64_t))
+            key = _digest(&a)
             value = self.calls.get(key)
-            if value is not None:
+            if value is not None and (<Call>value).is_of(&a):
                 value = (<Call>value).again(&a)
                 if value is not None:
                     return value
@@ -844,6 +878,7 @@ cdef class remembered:
         if a.usual and call.lets_go(&a):
             if len(self.calls) >= MOST_CALLS:
                 self.calls.clear()
+            call.signature = PyBytes_FromStringAndSize(<char*>a.word, a.words * sizeof(int64_t))
             self.calls[key] = call
         return value
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NoReturn, SupportsIndex, cast
 
 import numpy as np
@@ -123,9 +125,24 @@ def is_channels_last(array: np.ndarray) -> bool:
 
 def channels_run_fastest(array: np.ndarray) -> bool:
     """Whether an (N, C, ...) array is not C-contiguous but would be with its channels last."""
-    if array.flags.c_contiguous or array.ndim < 3:
+    return _channels_run_fastest(array.shape, array.strides, array.itemsize)
+
+
+@lru_cache(maxsize=4096)  # a network asks for the same few, step after step
+def _channels_run_fastest(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    axes = range(len(shape))
+    if len(shape) < 3 or _is_contiguous(axes, shape, strides, itemsize):
         return False
-    return array.transpose(0, *range(2, array.ndim), 1).flags.c_contiguous
+    return _is_contiguous((0, *axes[2:], 1), shape, strides, itemsize)
+
+
+def _is_contiguous(axes: Sequence[int], shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether the memory runs through the axes from slow to fast, as NumPy's flags tell it."""
+    for axis in reversed(axes):
+        if shape[axis] > 1 and strides[axis] != itemsize:
+            return 0 in shape
+        itemsize *= shape[axis]
+    return True
 
 
 def ordered(array: np.ndarray, channels_last: bool | None = None) -> tuple[np.ndarray, bool]:

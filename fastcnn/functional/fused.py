@@ -181,17 +181,18 @@ def _window(pool: object) -> tuple:
 
 
 @remembered
-def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu):
+def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps):
     """What is between is scratch, a few images at a time."""
     input, weight = required(input=input, weight=weight)
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2)
-    relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *pool), window["channels_last"]
-    taps = np.dtype(_taps_dtype(geometry, relu))
+    relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *_window(pool)), window["channels_last"]
+    kept = np.dtype(_taps_dtype(geometry, relu)) if flag("taps", taps) else None
     layout = (*size[:2], *geometry.places), 2, input.ndim == 4, channels_last
-    results = new_images(*layout, x.dtype), new_images(*layout, taps)
+    results = new_images(*layout, x.dtype), None if kept is None else new_images(*layout, kept)
     if not x.size:
         return zeros(results)
-    integers, then = (size[1], int(groups), taps.itemsize, relu), geometry.window(size, channels_last)
+    integers = size[1], int(groups), 0 if kept is None else kept.itemsize, relu
+    then = geometry.window(size, channels_last)
     return Call("conv_pool", (x, w, bias), results, window=window, pool=then, integers=integers)
 
 
@@ -203,7 +204,7 @@ def _conv_pool_backward(
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2)
     check.ndim("grad_output", grad_output, input.ndim)
     batched, channels_last = input.ndim == 4, window["channels_last"]
-    checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *pool)
+    checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *_window(pool))
     grads, marks, _, geometry, integers, refused = checked
     apart = {"grad_output": grad_output, "taps": marks, "input": input, "weight": weight}
     results = _gradients(x, weight.shape, check.needs(needs), out, 2, batched, channels_last, **apart)
@@ -227,7 +228,8 @@ def conv2d_max_pool(
     *,
     pool: tuple,
     relu: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+    taps: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Take the maxima of windows of a convolution's output; that is never in memory as a whole.
 
     Parameters
@@ -240,11 +242,13 @@ def conv2d_max_pool(
         What `max_pool2d_taps` is given: kernel_size, and stride, padding, dilation and ceil_mode or the first of them.
     relu : bool, default False
         Whether ReLU comes between, or after, which is the same.
+    taps : bool, default True
+        Whether `conv2d_max_pool_backward` may follow, which needs to know where the maxima were.
 
     Returns
     -------
     output, taps : ndarray of shape (N, O, oh, ow) or (O, oh, ow)
-        max_pool2d_taps(conv2d(input, weight, bias, ...), *pool, relu=relu).
+        max_pool2d_taps(conv2d(input, weight, bias, ...), *pool, relu=relu); None for the taps where not asked for.
 
     Raises
     ------
@@ -259,7 +263,7 @@ def conv2d_max_pool(
     >>> F.conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
-    return _conv_pool(input, weight, bias, stride, padding, dilation, groups, _window(pool), relu)
+    return _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps)
 
 
 def conv2d_max_pool_backward(
@@ -309,8 +313,9 @@ def conv2d_max_pool_backward(
     >>> F.conv2d_max_pool_backward(np.array([[[[10.0, 20.0]]]]), taps, x, weight, pool=pool)
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
-    geometry = stride, padding, dilation, groups
-    return _conv_pool_backward(grad_output, taps, input, weight, *geometry, _window(pool), relu, needs, out, PART)
+    return _conv_pool_backward(
+        grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, PART
+    )
 
 
 # --- convolution and batch norm of known factors ----------------------------------------------------------------------

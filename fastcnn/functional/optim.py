@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -94,6 +95,22 @@ def sgd_update(
     >>> param
     array([0.95, 2.  ])
     """
+    settings = lr, momentum, dampening, weight_decay, nesterov, first_step
+    try:
+        flags, numbers = _sgd_settings(*settings)
+    except TypeError:  # one that has no hash, or is wrong
+        flags, numbers = _sgd_settings.__wrapped__(*settings)
+    momentum = numbers[1]
+    if momentum == 0:
+        momentum_buffer = None
+    elif momentum_buffer is None:
+        check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
+    _sgd(param, grad, momentum_buffer, *flags, *numbers)
+
+
+@lru_cache(maxsize=64, typed=True)  # most are the same, step after step
+def _sgd_settings(lr, momentum, dampening, weight_decay, nesterov, first_step):
+    """Check them, and return the flags and the numbers as the kernel takes them."""
     lr = number("lr", lr, 0)
     momentum = number("momentum", momentum, 0)
     dampening = number("dampening", dampening, -math.inf)
@@ -101,11 +118,7 @@ def sgd_update(
     nesterov, first_step = flag("nesterov", nesterov), flag("first_step", first_step)
     if nesterov and (momentum == 0 or dampening != 0):
         check.fail("nesterov", "True only with momentum and dampening 0", f"momentum {momentum}, dampening {dampening}")
-    if momentum == 0:
-        momentum_buffer = None
-    elif momentum_buffer is None:
-        check.fail("momentum_buffer", f"an array, as momentum is {momentum}", None)
-    _sgd(param, grad, momentum_buffer, nesterov, first_step, lr, momentum, dampening, weight_decay)
+    return (nesterov, first_step), (lr, momentum, dampening, weight_decay)
 
 
 @remembered

@@ -77,7 +77,8 @@ cdef void _part(const floating* input, const floating* weight, const floating* b
     conv_forward_ptr(input + image * g.c * g.h * g.w, weight, bias, between, &conv, pool.c, groups, slice + p.conv,
                      threads)
     output += place
-    taps += place * tap_bytes
+    if taps != NULL:
+        taps += place * tap_bytes
     if relu and tap_bytes == 4:
         max_pool_relu_ptr(between, output, <int32_t*>taps, &then, threads)
     elif relu:
@@ -91,7 +92,7 @@ cdef void _part(const floating* input, const floating* weight, const floating* b
 cdef void conv_pool_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
                         void* taps, Py_ssize_t tap_bytes, bint relu, const Window* g, const Window* pool,
                         Py_ssize_t groups, void* scratch, int threads) noexcept nogil:
-    """What max_pool_ptr (or, with relu, max_pool_relu_ptr) makes of conv_forward_ptr's output."""
+    """What max_pool_ptr (or, with relu, max_pool_relu_ptr) makes of conv_forward_ptr's output; `taps` may be NULL."""
     cdef Plan p = _plan(g, pool.c, groups, threads, sizeof(floating))
     cdef char* start = aligned_start(scratch)
     cdef Py_ssize_t part, image

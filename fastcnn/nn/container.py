@@ -85,8 +85,9 @@ class Sequential(Module):
 
     def requires_input_grad(self, flag: bool = True) -> Module:
         """Say whether the gradient of the first layer's input is needed; see `Module.requires_input_grad`."""
-        for layer in list(self._layers.values())[:1]:
+        for layer in self._layers.values():
             layer.requires_input_grad(flag)
+            break
         return super().requires_input_grad(flag)
 
     def __len__(self) -> int:

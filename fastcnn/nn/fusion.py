@@ -117,12 +117,11 @@ class Run:
             for layer in self.layers:
                 input = layer(input)
             return input
+        output, saved = self.forward(input, grads)
         if grads:
             for layer in self.layers:
                 layer._saved = None
-        output, *saved = self.forward(input)
-        if grads:
-            self._saved = tuple(saved)
+            self._saved = saved
         return output
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
@@ -146,8 +145,8 @@ class Run:
                 return True
         return False
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
-        """Return the output, and what `gradient` will find in `saved`."""
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
+        """Return the output, and what `gradient` will find in `saved` where `grads` may be asked for."""
         raise NotImplementedError
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
@@ -165,11 +164,11 @@ class NormReLU(Run):
         super().__init__(layers, *(maker.layers if isinstance(maker, Run) else [maker] if maker else []))
         self.norm, self.owned = layers[0], maker is not None
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
-        out = input if self.owned and not is_grad_enabled() else None
+        out = input if self.owned and not grads else None
         output = F.batch_norm_apply(input, mean, scale, shift, relu=True, out=out)
-        return output, (input, mean, invstd, from_batch), (scale, shift)
+        return output, ((input, mean, invstd, from_batch), (scale, shift))
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
         saved, mask = self.saved()
@@ -184,11 +183,11 @@ class NormConv(Run):
         super().__init__(layers)
         self.norm, _, self.conv = layers
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
         weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
         output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self.conv._geometry(), relu=True)
-        return output, (input, mean, invstd, from_batch), (scale, shift)
+        return output, ((input, mean, invstd, from_batch), (scale, shift))
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
         saved, mask = self.saved()
@@ -216,8 +215,8 @@ class ConvNorm(Run):
         super().__init__(layers)
         self.conv, self.norm, self.relu = layers[0], layers[1], len(layers) > 2
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
-        return (self.output(input, None, self.relu),)
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
+        return self.output(input, None, self.relu), None
 
     def size(self, input: np.ndarray) -> tuple[int, ...]:
         """Return the shape of what `output` makes of the input."""
@@ -257,20 +256,20 @@ class ResidualReLU(Run):
     def _overridden(self) -> bool:
         return self.residual.body is not self.body or super()._overridden()
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         made = input
-        if self.last is not None and not is_grad_enabled():
+        if self.last is not None and not grads:
             for run in self.before:
                 made = run(made)
             other = self.residual.shortcut_of(input, self.last.size(made))
-            return (self.last.output(made, other, True),)
+            return self.last.output(made, other, True), None
         for run in self.first:
             made = run(made)
         (mean, invstd, scale, shift), from_batch = self.norm.factors(made)
         other = self.residual.shortcut_of(input, made.shape)
-        out = made if self.owned and not is_grad_enabled() else None
+        out = made if self.owned and not grads else None
         output = F.batch_norm_apply(made, mean, scale, shift, residual=other, relu=True, out=out)
-        return output, output, (made, mean, invstd, from_batch)
+        return output, (output, (made, mean, invstd, from_batch))
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
         output, saved = self.saved()
@@ -293,9 +292,9 @@ class ReLUPool(Run):
         super().__init__(layers)
         self.pool = layers[1]
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         output, taps = F.max_pool2d_taps(input, *self.pool._geometry(), relu=True)
-        return output, input.shape, taps
+        return output, (input.shape, taps)
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
         shape, taps = self.saved()
@@ -309,7 +308,7 @@ class ConvPool(Run):
         super().__init__(layers)
         self.conv, _, self.pool = layers
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         conv, bias = self.conv, self.conv.bias
         output, taps = F.conv2d_max_pool(
             input,
@@ -321,8 +320,9 @@ class ConvPool(Run):
             conv.groups,
             pool=self.pool._geometry(),
             relu=True,
+            taps=grads,
         )
-        return output, input, taps
+        return output, (input, taps)
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
         input, taps = self.saved()
@@ -354,10 +354,10 @@ class LinearReLU(Run):
         super().__init__(layers)
         self.linear = layers[0]
 
-    def forward(self, input: np.ndarray) -> tuple[Any, ...]:
+    def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         weight, bias = self.linear.weight, self.linear.bias
         output = F.linear(input, weight.data, None if bias is None else bias.data, relu=True)
-        return output, input, output
+        return output, (input, output)
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray | None:
         input, output = self.saved()

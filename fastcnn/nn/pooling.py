@@ -7,7 +7,7 @@ import numpy as np
 from fastcnn import functional as F
 from fastcnn.functional import _checks as check
 from fastcnn.functional._options import flag
-from fastcnn.nn.module import Module
+from fastcnn.nn.module import Module, is_grad_enabled
 
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AvgPool1d", "AvgPool2d", "MaxPool1d", "MaxPool2d"]
 
@@ -135,6 +135,8 @@ class MaxPool2d(_MaxPool):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the maxima of `input` (N, C, H, W) or (C, H, W)."""
+        if not is_grad_enabled():
+            return F.max_pool2d(input, *self._geometry())
         output, taps = F.max_pool2d_taps(input, *self._geometry())
         self.save(input.shape, taps)
         return output

@@ -357,8 +357,7 @@ class _training:
         model = self._model
         self._needed = model.needs_input_grad
         self._modes = [] if model.training else [(module, module.training) for module in model.modules()]
-        if self._needed:
-            model.requires_input_grad(False)
+        model.requires_input_grad(False)  # again, as its first layer may be another by now
         for module, _ in self._modes:
             module.training = True
         self._errors.__enter__()
