@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +64,9 @@ class Optimizer:
         self._data = _aligned_zeros(ends[-1], dtype)
         self._grad = _aligned_zeros(ends[-1], dtype)
         self._places = [slice(start, start + p.size) for p, start in zip(self._parameters, ends, strict=False)]
+        self._home = SimpleNamespace(left=False)
         for p, place in zip(self._parameters, self._places, strict=True):
-            p.move_to(self._data[place].reshape(p.shape), self._grad[place].reshape(p.shape))
+            p.move_to(self._data[place].reshape(p.shape), self._grad[place].reshape(p.shape), self._home)
         # The number of the first parameter of each group, and of the one after the last.
         self._first = list(accumulate((len(group["params"]) for group in self.param_groups), initial=0))
         self._segments = [slice(ends[i], ends[j]) for i, j in zip(self._first, self._first[1:], strict=False)]
@@ -128,7 +130,7 @@ class Optimizer:
         RuntimeError
             If another optimizer has since moved the parameters into its own buffer.
         """
-        self._check_owned()
+        self._settle()
         for g, group in enumerate(self.param_groups):
             self._update(self._data_of[g], self._grad_of[g], self._arrays[g], group, self._steps[g] + 1)
             self._steps[g] += 1
@@ -143,7 +145,7 @@ class Optimizer:
         """
         self._check_owned()
         for parameter in self._parameters:
-            parameter.zero_grad(True)
+            parameter.is_zero = True  # which needs no pass over memory
 
     def clip_grad_norm(self, max_norm: float) -> float:
         """Scale all gradients together so that their Euclidean norm is at most `max_norm`.
@@ -178,7 +180,7 @@ class Optimizer:
         >>> p.grad.round(4)
         array([0.6, 0.8])
         """
-        self._check_owned()
+        self._settle()
         return F.clip_grad_norm(self._grad, number("max_norm", max_norm, 0))
 
     def state_dict(self) -> dict[str, Any]:
@@ -276,14 +278,20 @@ class Optimizer:
             yield f"state.{i}.{name}", view.reshape(self._parameters[i].shape)
 
     def _check_owned(self) -> None:
-        """Check that the gradients still live in the flat buffer; reading them fills those that are zero."""
-        buffer = self._grad.base  # None in a deep copy, where the parameters are no views any more
+        """Check that the parameters still live in the flat buffers: none has moved on, and this is no copy."""
+        grad = self._parameters[0].grad
+        if self._home.left or grad.base is None or grad.base is not self._grad.base:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected its parameters in its own buffer, got some that were moved since "
+                "(by a later optimizer, or because this is a copy); build a new optimizer"
+            )
+
+    def _settle(self) -> None:
+        """Check the same, and fill the gradients that are zero and have not been written since."""
+        self._check_owned()
         for parameter in self._parameters:
-            if parameter.grad.base is not buffer or buffer is None:
-                raise RuntimeError(
-                    f"{type(self).__name__}: expected its parameters in its own buffer, got some that were moved since "
-                    "(by a later optimizer, or because this is a copy); build a new optimizer"
-                )
+            if parameter.is_zero:
+                parameter.zero_grad()
 
 
 class SGD(Optimizer):

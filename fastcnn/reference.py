@@ -378,8 +378,10 @@ def norm_conv2d_backward(
     return conv2d_backward(grad_output, made, weight, stride, padding, dilation, groups, needs=needs)
 
 
-def conv2d_max_pool(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, pool, relu=False):
-    """`max_pool2d_taps` of `conv2d`.
+def conv2d_max_pool(
+    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, pool, relu=False, taps=True
+):
+    """`max_pool2d_taps` of `conv2d`; None for the taps where they are not asked for.
 
     Examples
     --------
@@ -387,7 +389,8 @@ def conv2d_max_pool(input, weight, bias=None, stride=1, padding=0, dilation=1, g
     >>> conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
-    return max_pool2d_taps(conv2d(input, weight, bias, stride, padding, dilation, groups), *pool, relu=relu)
+    found = max_pool2d_taps(conv2d(input, weight, bias, stride, padding, dilation, groups), *pool, relu=relu)
+    return found if taps else (found[0], None)
 
 
 def conv2d_max_pool_backward(

@@ -208,10 +208,13 @@ def test_conv2d_max_pool_against_reference(problem, pool, relu, part):
     before, fused.PART = fused.PART, part
     try:
         y, taps = F.conv2d_max_pool(x, weight, bias, **geometry, pool=pool, relu=relu)
+        alone, none = F.conv2d_max_pool(x, weight, bias, **geometry, pool=pool, relu=relu, taps=False)
         dy = normal(y.shape, dtype, 8)
         got = F.conv2d_max_pool_backward(dy, taps, x, weight, **geometry, pool=pool, relu=relu)
     finally:
         fused.PART = before
+    assert none is None
+    assert alone.tobytes() == y.tobytes()
     maxima, winners = F.max_pool2d_taps(conv, *pool, relu=relu)
     assert_array_equal(taps, winners)
     assert_array_equal(y, maxima)
@@ -270,6 +273,9 @@ def test_conv2d_max_pool_in_parts(shape, weight_shape, dtype, relu, order, threa
     expected = F.max_pool2d_taps(F.conv2d(x, weight, bias, padding=1), 2, relu=relu)
     for one, other in zip(got, expected, strict=True):
         assert_array_equal(one, other)
+    options = {"padding": 1, "pool": (2,), "relu": relu, "taps": False}
+    (alone,) = each_thread_count_agrees(threads, lambda: F.conv2d_max_pool(x, weight, bias, **options)[:1])
+    assert_array_equal(alone, expected[0])
 
 
 @every_order

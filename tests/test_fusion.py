@@ -368,3 +368,26 @@ def test_the_input_gradient_that_is_not_needed():
         other.requires_input_grad(False)
         assert other.backward(other(x)) is None
         assert bits(p.grad for p in model.parameters()) == bits(p.grad for p in other.parameters())
+
+
+@pytest.mark.parametrize("layers", [(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2)), (nn.MaxPool2d(2),)])
+def test_taps_are_made_only_for_backward(layers, monkeypatch):
+    model, x, asked = nn.Sequential(*layers), normal((2, 1, 8, 8), np.float32), []
+    conv2d_max_pool, max_pool2d_taps = F.conv2d_max_pool, F.max_pool2d_taps
+
+    def pool_of_conv(*args, taps=True, **options):
+        asked.append(taps)
+        return conv2d_max_pool(*args, taps=taps, **options)
+
+    def pool(*args, **options):
+        asked.append(True)
+        return max_pool2d_taps(*args, **options)
+
+    monkeypatch.setattr(F, "conv2d_max_pool", pool_of_conv)
+    monkeypatch.setattr(F, "max_pool2d_taps", pool)
+    output = model(x)
+    assert asked == [True]
+    with nn.no_grad():
+        assert bits([model(x)]) == bits([output])
+    assert asked in ([True], [True, False])
+    assert model.backward(output) is not None  # what the first pass saved is there

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import itertools
 import math
 import threading
 import weakref
@@ -14,6 +15,7 @@ import pytest
 
 from fastcnn import functional as F
 from fastcnn import nn, random, reference
+from fastcnn.functional import _checks as check
 
 F64 = {"dtype": np.float64}
 
@@ -688,6 +690,15 @@ def test_flatten_has_torchs_element_order():
     assert is_channels_last(grad)
     flatten(np.ascontiguousarray(x))
     assert flatten.backward(out).flags.c_contiguous
+
+
+def test_the_memory_order_that_flatten_keeps():
+    """Told by numbers alone, as by NumPy's flags."""
+    for shape in itertools.product((0, 1, 2, 3), repeat=4):
+        for axes in itertools.permutations(range(4)):
+            x = np.zeros(shape, np.float32).transpose(axes)
+            expected = not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
+            assert check.channels_run_fastest(x) == expected
 
 
 def test_flatten_axes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -218,8 +219,21 @@ def test_a_later_optimizer_takes_over():
         with pytest.raises(RuntimeError, match=r"^SGD: expected its parameters in its own buffer, got some that were"):
             call()
     second.step()
+    third = optim.SGD(params[-1:], lr=0.1)
     with pytest.raises(RuntimeError):
-        copy.deepcopy(second).step()
+        first.step()
+    second.step()
+    third.step()
+
+
+@pytest.mark.parametrize("call", ["step", "zero_grad"])
+@pytest.mark.parametrize("protocol", [None, *range(2, pickle.HIGHEST_PROTOCOL + 1)])
+def test_a_copy_does_not_step(protocol, call):
+    optimizer = optim.SGD(parameters(), lr=0.1)
+    other = copy.deepcopy(optimizer) if protocol is None else pickle.loads(pickle.dumps(optimizer, protocol))
+    with pytest.raises(RuntimeError, match="or because this is a copy"):
+        getattr(other, call)()
+    getattr(optimizer, call)()
 
 
 def test_clip_grad_norm():

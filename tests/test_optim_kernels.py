@@ -281,6 +281,14 @@ def test_wrong_arguments(function, arguments, wrong, error, message):
     assert_array_equal(P, np.ones(4))
 
 
+def test_right_settings_do_not_speak_for_equal_ones_of_another_type():
+    for right, wrong in (({"lr": 1.0}, {"lr": True}), ({"nesterov": False}, {"nesterov": 0}), ({}, {"lr": [1.0]})):
+        for _ in range(2):
+            F.sgd_update(**{**SGD, "param": P.copy(), **right})
+        with pytest.raises(TypeError, match=f"^{next(iter(wrong))}: expected a "):
+            F.sgd_update(**{**SGD, "param": P.copy(), **wrong})
+
+
 def test_what_is_only_read_may_be_read_only():
     param, grad = np.ones(3), read_only(np.ones(3))
     F.sgd_update(param, grad, None, 0.5)

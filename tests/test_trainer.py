@@ -143,6 +143,21 @@ def test_schedule_steps_every(every, expected):
     assert optimizer.lr == pytest.approx(expected)
 
 
+def test_the_input_gradient_of_another_first_layer_is_not_computed_either():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_input_grad(False)
+    trainer, seen = Trainer(model, optim.SGD(model.parameters(), 0.1)), []
+
+    class Layer(nn.Linear):
+        def backward(self, grad_output):
+            seen.append(self.needs_input_grad)
+            return super().backward(grad_output)
+
+    trainer.model = nn.Sequential(Layer(2, 2), nn.Linear(2, 2))
+    trainer.model.needs_input_grad = False  # as it was told before that layer was put there
+    trainer.step(np.zeros((1, 2), np.float32), np.array([0]))
+    assert seen == [False]
+
+
 class NeedsInputGrad(Callback):
     def __init__(self):
         self.seen = set()

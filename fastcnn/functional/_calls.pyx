@@ -3,7 +3,8 @@
 A function of `fastcnn.functional` that is marked `remembered` checks its arguments and returns a `Call`: which kernel,
 its geometry, the arrays as the kernel takes them, the shapes and memory orders of the results. The call is made, and
 kept under the signature of the arguments: the type, shape, strides and flags of each array, the type and value of each
-option. It is found by a number made of that, and then compared with it. The next call with the same signature would pass the same checks, so it goes straight to the kernel.
+option. (It is found by a number made of that, and then compared with it.) The next call with the same signature would
+pass the same checks, so it goes straight to the kernel.
 
 What makes that right:
 
@@ -13,7 +14,7 @@ What makes that right:
     needs a conversion, and what shares memory, takes the long way every time. One array in two places is one argument.
   - What depends on the elements of an array (a class number out of range) is for the kernel to refuse; then the long
     way finds the words for it.
-  - A call holds no array, and does not change: threads share it.
+  - A call holds no array, and does not change, but for one word that tells its scratch: threads share it.
 """
 
 cimport numpy as np

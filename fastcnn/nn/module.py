@@ -109,7 +109,7 @@ class Parameter:
     (np.float32(0.0), 6)
     """
 
-    __slots__ = ("__weakref__", "_data", "_grad", "_zero")
+    __slots__ = ("__weakref__", "_data", "_grad", "_home", "is_zero")
 
     def __init__(self, data: ArrayLike) -> None:
         array = np.array(data, order="C")
@@ -117,7 +117,8 @@ class Parameter:
             check.fail("data", "float32 or float64", array.dtype, TypeError)
         self._data = array
         self._grad = np.zeros_like(array)
-        self._zero = False  # whether the gradient is zero, whatever its memory still holds
+        self._home: Any = None
+        self.is_zero = False  # whether the gradient is zero, whatever its memory still holds
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
@@ -142,9 +143,9 @@ class Parameter:
 
     @property
     def grad(self) -> np.ndarray:
-        if self._zero:
+        if self.is_zero:
             self._grad.fill(0)
-            self._zero = False
+            self.is_zero = False
         return self._grad
 
     @grad.setter
@@ -174,22 +175,22 @@ class Parameter:
 
     def grad_memory(self) -> np.ndarray | None:
         """Return where a backward pass may write the gradient, to hand it to `accumulate`; None unless that is zero."""
-        return self._grad if self._zero else None
+        return self._grad if self.is_zero else None
 
     def accumulate(self, grad: np.ndarray) -> None:
         """Add `grad`, an array of this parameter's shape, to `self.grad`."""
         if grad is self._grad:
-            self._zero = False
+            self.is_zero = False
         else:
             np.add(self.grad, grad, out=self._grad)
 
     def zero_grad(self, later: bool = False) -> None:
         """Fill the gradient with zeros, at once or, `later`, when it is next read or a backward pass writes there."""
-        self._zero = later
+        self.is_zero = later
         if not later:
             self._grad.fill(0)
 
-    def move_to(self, data: np.ndarray, grad: np.ndarray) -> None:
+    def move_to(self, data: np.ndarray, grad: np.ndarray, home: Any = None) -> None:
         """Copy value and gradient into the given arrays and live there from now on.
 
         An optimizer calls this to lay all parameters into one buffer.
@@ -198,10 +199,14 @@ class Parameter:
         ----------
         data, grad : ndarray
             C-contiguous arrays of this parameter's shape and type.
+        home : object, optional
+            What the arrays are part of; its attribute ``left`` is set to True once this parameter moves on.
         """
         np.copyto(data, self._data, casting="no")
         np.copyto(grad, self.grad, casting="no")
-        self._data, self._grad = data, grad
+        if self._home is not None:
+            self._home.left = True
+        self._data, self._grad, self._home = data, grad, home
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"
