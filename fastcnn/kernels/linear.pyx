@@ -3,7 +3,8 @@
 The weights are (outputs, features), row-major, and each product has the form that suits that:
 
   forward           output = input @ weight': of up to SEVERAL images, both operands run along the sum, and registers
-                    hold lanes of it (micro: dots); of more, the weights are transposed once, and then tiles as below
+                    hold lanes of it (micro: dots); of more, the weights are transposed once, panel by panel, and then
+                    tiles as below
   backward-data     grad_input = grad_output @ weight: tiles of 14 images by a panel of features
   backward-weight   grad_weight = grad_output' @ input: tiles of 14 outputs by a panel of features
 
@@ -13,8 +14,8 @@ row).
 Tiling: a sum is taken in parts of DEPTH steps, which keeps the panel in the cache and rounding errors small. The
 columns of a panel that end within a register are copied to scratch first, because a tile loads whole registers.
 
-Ownership: a task is a block of rows of the result (dots: of its columns), which it alone writes; a sum is never cut
-among tasks, so no bit depends on the thread count.
+Ownership: a task is a tile of the result (dots: a block of its columns; row by row: of its rows), which it alone
+writes; a sum is never cut among tasks, so no bit depends on the thread count. Tiles of one panel follow each other.
 """
 
 from cython cimport floating
@@ -94,37 +95,53 @@ cdef void _outputs(Py_ssize_t m, const floating* weight, const floating* bias, c
                   outputs)
 
 
-cdef void _product_rows(Py_ssize_t m, const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b,
-                        Py_ssize_t b_step, const floating* tail, const floating* init, floating* c, Py_ssize_t columns,
+cdef struct Right:
+    # The right operand of a product, in panels.
+    const void* start
+    const void* tail            # the last panel, if not where the others are; its rows have no others between them
+    Py_ssize_t panel, step      # elements from one panel, and one row of a panel, to the next
+
+
+cdef inline Right _rows_of(const void* b, Py_ssize_t columns, Py_ssize_t wide) noexcept nogil:
+    """A row-major matrix."""
+    cdef Right right
+    right.start, right.tail, right.panel, right.step = b, NULL, wide, columns
+    return right
+
+
+cdef void _product_tile(Py_ssize_t m, Py_ssize_t n, const floating* a, Py_ssize_t a_row, Py_ssize_t a_step,
+                        const floating* b, Py_ssize_t b_step, const floating* init, floating* c, Py_ssize_t c_row,
                         Py_ssize_t depth) noexcept nogil:
-    """c (m, columns) = init + a (m, depth) @ b (depth, columns); `tail`, if any, holds b's columns of a part panel."""
-    cdef Py_ssize_t zero = 0, wide = _wide(sizeof(floating)), k, p, n
+    """c (m, n) = init + a (m, depth) @ b (depth, n)"""
+    cdef Py_ssize_t zero = 0, k
     cdef Sum s = _plain_sum(&zero, a_row, a_step, b_step)
-    for p in range(pieces(columns, wide)):
-        n = min(wide, columns - p * wide)
-        if n < wide and tail != NULL:
-            b, s.b_step = tail - p * wide, wide
-        for k in range(pieces(depth, DEPTH)):
-            s.depth = min(<Py_ssize_t>DEPTH, depth - k * DEPTH)
-            run_tile(m, n, &s, a + k * DEPTH * a_step, b + p * wide + k * DEPTH * s.b_step,
-                     <const floating*>NULL if k else init + p * wide, c + p * wide, columns)
+    for k in range(pieces(depth, DEPTH)):
+        s.depth = min(<Py_ssize_t>DEPTH, depth - k * DEPTH)
+        run_tile(m, n, &s, a + k * DEPTH * a_step, b + k * DEPTH * b_step, <const floating*>NULL if k else init, c,
+                 c_row)
 
 
-cdef void _product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, Py_ssize_t b_step,
-                   const floating* tail, const floating* init, floating* c, Py_ssize_t rows, Py_ssize_t columns,
-                   Py_ssize_t depth, int threads) noexcept nogil:
-    """The same for any number of rows; where `init` is NULL from zero, and row by row."""
-    cdef Py_ssize_t task, tasks = pieces(rows, micro().rows), first, m, i
+cdef void _product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const Right* b, const floating* init,
+                   floating* c, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth, int threads) noexcept nogil:
+    """c (rows, columns) = init + a (rows, depth) @ b (depth, columns); from zero, and row by row, if `init` is NULL."""
+    cdef Py_ssize_t wide = _wide(sizeof(floating)), blocks = pieces(rows, micro().rows), panels = pieces(columns, wide)
+    cdef Py_ssize_t task, tasks = blocks if init == NULL else blocks * panels, first, m, n, i, p, step
+    cdef const floating* right
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, rows * columns * depth // 16))):
-        first = task * rows // tasks
-        m = (task + 1) * rows // tasks - first
+        p, i = task // blocks, task % blocks
+        first = i * rows // blocks
+        m = (i + 1) * rows // blocks - first
         if init == NULL:
             for i in range(first, first + m):
-                _row(columns, depth, a + i * a_row, a_step, b, b_step, c + i * columns)
-        else:
-            _product_rows(m, a + first * a_row, a_row, a_step, b, b_step, tail, init, c + first * columns, columns,
-                          depth)
+                _row(columns, depth, a + i * a_row, a_step, <const floating*>b.start, b.step, c + i * columns)
+            continue
+        n = min(wide, columns - p * wide)
+        right, step = <const floating*>b.start + p * b.panel, b.step
+        if n < wide and b.tail != NULL:
+            right, step = <const floating*>b.tail, wide
+        _product_tile(m, n, a + first * a_row, a_row, a_step, right, step, init + p * wide,
+                      c + first * columns + p * wide, columns, depth)
 
 
 cdef void _product_in_place(const floating* a, Py_ssize_t a_row, Py_ssize_t a_step, const floating* b, floating* c,
@@ -133,7 +150,8 @@ cdef void _product_in_place(const floating* a, Py_ssize_t a_row, Py_ssize_t a_st
     """c (rows, columns) = a @ b, a given by its strides, b and c row-major."""
     cdef Py_ssize_t wide = _wide(sizeof(floating)), whole = columns // wide * wide, k
     cdef floating* zeros = <floating*>scratch
-    cdef floating* tail = <floating*>NULL
+    cdef floating* tail
+    cdef Right right = _rows_of(b, columns, wide)
     if rows == 1 or depth == 1:
         zeros = <floating*>NULL
     else:
@@ -143,7 +161,8 @@ cdef void _product_in_place(const floating* a, Py_ssize_t a_row, Py_ssize_t a_st
             memset(tail, 0, depth * wide * sizeof(floating))
             for k in range(depth):
                 memcpy(tail + k * wide, b + k * columns + whole, (columns - whole) * sizeof(floating))
-    _product(a, a_row, a_step, b, columns, tail, zeros, c, rows, columns, depth, threads)
+            right.tail = tail
+    _product(a, a_row, a_step, &right, <const floating*>zeros, c, rows, columns, depth, threads)
 
 
 cdef void linear_forward_ptr(const floating* input, const floating* weight, const floating* bias, floating* output,
@@ -153,13 +172,18 @@ cdef void linear_forward_ptr(const floating* input, const floating* weight, cons
     cdef Py_ssize_t task, tasks = pieces(outputs, BLOCK), first, m, wide = _wide(sizeof(floating))
     cdef floating* init = <floating*>aligned_start(scratch)
     cdef floating* transposed = init + round_up(outputs, wide)
+    cdef Right right
     memset(init, 0, round_up(outputs, wide) * sizeof(floating))
     if bias != NULL:
         memcpy(init, bias, outputs * sizeof(floating))
     if n > SEVERAL:
-        _transpose(outputs, features, weight, transposed, round_up(outputs, wide))
-        _product(input, features, 1, <const floating*>transposed, round_up(outputs, wide), <const floating*>NULL,
-                 <const floating*>init, output, n, outputs, features, threads)
+        tasks = pieces(outputs, wide)
+        for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, features * outputs))):
+            first = task * wide
+            _transpose(min(wide, outputs - first), features, weight + first * features, transposed + first * features,
+                       wide)
+        right.start, right.tail, right.panel, right.step = transposed, NULL, features * wide, wide
+        _product(input, features, 1, &right, <const floating*>init, output, n, outputs, features, threads)
         return
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, n * features * outputs // 16))):
