@@ -20,7 +20,7 @@ the shape: no bit depends on the thread count.
 
 Rounding: F(2x2, 3x3) has fewer additions in a chain than the direct sum and errs less than it in forward and data. In
 backward-weight the nine taps share their sums: each errs by the rounding of the largest. F(2x4, 3x3) errs 1.8 times as
-much, by the rounding of the largest of the six pixels that a line of its tile reads; sums in parts of SUM_STEPS keep
+much, by the rounding of the largest of the six pixels that a line of its tile reads; sums in parts of few steps keep
 it within 5e-7, which F(2x2, 3x3) leaves at 256 channels. F(4x4, 3x3) errs two to eight times as much as F(2x2, 3x3),
 and in each pass by the rounding of the largest in a tile.
 """
@@ -54,6 +54,9 @@ cdef Py_ssize_t FAR_WIDTH = 2
 # Steps of a sum where tiles are 2x4. Longer, and rounding errors are more than 'highest' allows; shorter, and visits to
 # the result cost.
 cdef Py_ssize_t SUM_STEPS = 64
+# The same in backward-weight, whose nine taps share their sums' errors, and where registers are the shortest: there may
+# be no fused multiply-add, and each product is rounded.
+cdef Py_ssize_t FEWER_STEPS = 40
 # Channels of weights that are brought into order at a time.
 cdef Py_ssize_t PACK_CHANNELS = 16
 # A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
@@ -130,7 +133,9 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     p.panel = lanes if job.outputs <= lanes else 2 * lanes
     p.panels = pieces(job.outputs, p.panel)
     p.chunk, p.width = job.inputs, 1
-    p.sum = SUM_STEPS if tile == 8 else max(1, job.inputs, job.n * job.ny * job.nx)
+    p.sum = max(1, job.inputs, job.n * job.ny * job.nx)
+    if tile == 8:
+        p.sum = FEWER_STEPS if weights or lanes == 4 else SUM_STEPS
     if weights:
         p.width = min(p.panels, 4 if tile == 4 else 2)
         fit = (PARTIAL_BYTES if tile == 4 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
@@ -150,6 +155,8 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     # Tiles of a block: as many as fit, in whole rows, then whole images.
     fit = max(FAR_TILES if p.width > 1 and not weights else micro().rows,
               block // (p.positions * (p.v_tile + p.m_tile)))
+    if weights:
+        fit = min(fit, p.sum)
     p.images, p.rows, p.columns = 1, 1, p.tiles_x
     if p.tiles_x > fit:
         p.columns = pieces(p.tiles_x, pieces(p.tiles_x, fit))
