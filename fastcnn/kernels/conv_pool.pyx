@@ -29,7 +29,7 @@ from .threads cimport thread_index, threads_for
 # Bytes of what is between, of one thread's part, as far as an image has not more: a quarter of the L2 caches met today.
 cdef Py_ssize_t THREAD_BYTES = 1 << 18
 # Places of a thread's part, at least, and parts that a call is cut into where its shape allows.
-cdef Py_ssize_t THREAD_PLACES = 2048
+cdef Py_ssize_t THREAD_PLACES = 1536
 cdef Py_ssize_t TASKS = 16
 
 
@@ -98,8 +98,8 @@ cdef void conv_pool_ptr(const floating* input, const floating* weight, const flo
     cdef Py_ssize_t part, image
     cdef Py_ssize_t work = g.n * g.oh * g.ow * pool.c * g.kh * g.kw * g.c // groups
     cdef int teams = 1
-    if p.apart:  # a vector instruction does some 16 of these multiply-adds, which the measure of work is told
-        teams = min(threads, threads_for(p.parts, work // 16))
+    if p.apart:  # with all that comes with them, eight of these multiply-adds take as long as an elementary operation
+        teams = min(threads, threads_for(p.parts, work // 8))
         threads = 1
     if teams == 1:
         for part in range(p.parts):

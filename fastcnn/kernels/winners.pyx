@@ -291,7 +291,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
     cdef floating* partial = <floating*>(start + p.partial)
     cdef Py_ssize_t part, i, j, c, o, x, y, window = g.kh * g.kw, line = pool.ow * pool.c, at
     cdef bint sums = grad_weight != NULL or grad_bias != NULL
-    cdef Py_ssize_t work = g.n * p.items * window * g.c * (sums + (grad_input != NULL))
+    cdef Py_ssize_t work = g.n * p.items * (window * g.c // 8 + 8) * (sums + (grad_input != NULL))
     cdef char* slice
     for x in range(pool.ow):
         for o in range(pool.c):
@@ -310,8 +310,8 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
                     for j in range(g.kw):
                         packed[o * p.w_output + (p.above + i) * p.w_row + j * g.c + c] = (
                             weight[((o * g.c + c) * g.kh + i) * g.kw + j])
-    # A vector instruction does some 16 of these multiply-adds, which the measure of work is told.
-    for part in prange(p.parts, schedule="dynamic", num_threads=min(threads, threads_for(p.parts, work // 16))):
+    # An item takes as long as some eight elementary operations, and as one for eight multiply-adds.
+    for part in prange(p.parts, schedule="dynamic", num_threads=min(threads, threads_for(p.parts, work))):
         slice = start + p.slices + thread_index() * p.slice
         _part(&p, g, pool, &job, part, own, grad_output, taps, input, packed, grad_input,
               partial + part * p.sums if sums else <floating*>NULL, slice)
@@ -319,11 +319,12 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
         for i in range(p.sums):
             partial[i] += partial[part * p.sums + i]
     if grad_weight != NULL:
-        for o in range(pool.c):
-            for c in range(g.c):
-                for i in range(g.kh):
-                    at = (o * p.strips + i // p.woven) * p.pitch + i % p.woven + c
+        for i in range(g.kh):
+            at = i // p.woven * p.pitch + i % p.woven
+            for o in range(pool.c):
+                for c in range(g.c):
                     for j in range(g.kw):
-                        grad_weight[((o * g.c + c) * g.kh + i) * g.kw + j] = partial[at + j * p.pixel]
+                        grad_weight[((o * g.c + c) * g.kh + i) * g.kw + j] = (
+                            partial[o * p.strips * p.pitch + at + c + j * p.pixel])
     if grad_bias != NULL:
         memcpy(grad_bias, partial + pool.c * p.strips * p.pitch, pool.c * sizeof(floating))
