@@ -38,7 +38,10 @@ from .threads cimport thread_index, threads_for
 
 
 # Bytes of a block's transformed tiles: less than half of an L2 cache of 1 MB, the least of a core with AVX-512 today.
+# Fewer, to some bound, where they and the weights, which each block reads, are more together than NEAR_BYTES.
 cdef Py_ssize_t BLOCK_BYTES = 3 << 17
+cdef Py_ssize_t LEAST_BLOCK_BYTES = 1 << 18
+cdef Py_ssize_t NEAR_BYTES = 5 << 17
 # The same in backward-weight, where the tiles are what each sum runs over: the longer, the fewer visits to its result.
 cdef Py_ssize_t WEIGHT_BLOCK_BYTES = 3 << 18
 # Bytes of a task's partial sums in backward-weight.
@@ -121,8 +124,7 @@ cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexc
 
 cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsize, bint weights) noexcept nogil:
     cdef Plan p
-    cdef Py_ssize_t lanes = lanes_of(itemsize), block, fit, tasks, copy
-    block = (WEIGHT_BLOCK_BYTES if weights else BLOCK_BYTES) // itemsize
+    cdef Py_ssize_t lanes = lanes_of(itemsize), block = WEIGHT_BLOCK_BYTES // itemsize, fit, tasks, copy
     memset(&p, 0, sizeof(Plan))
     if tile == 4:
         p.step_y, p.step_x = 2, 2
@@ -141,9 +143,12 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
         fit = (PARTIAL_BYTES if tile == 4 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
         fit = max(16, fit // 16 * 16)
         p.chunk = min(job.inputs, round_up(pieces(job.inputs, pieces(job.inputs, fit)), 16))
-    elif tile < 16 and p.positions * itemsize * job.inputs * job.outputs > FAR_BYTES:
-        # Every block reads all of U from beyond the L2 cache: more tiles for it, and more panels for their V.
-        p.width = min(p.panels, FAR_WIDTH)
+    else:
+        block = NEAR_BYTES - p.positions * itemsize * job.inputs * p.panels * p.panel
+        block = max(LEAST_BLOCK_BYTES, min(BLOCK_BYTES, block)) // itemsize
+        if tile < 16 and p.positions * itemsize * job.inputs * job.outputs > FAR_BYTES:
+            # Every block reads all of U from beyond the L2 cache: more tiles for it, and more panels for their V.
+            p.width = min(p.panels, FAR_WIDTH)
     p.sets = pieces(p.panels, p.width)
     p.width = pieces(p.panels, p.sets)
     p.chunks = pieces(job.inputs, p.chunk)
