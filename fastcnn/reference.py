@@ -336,8 +336,22 @@ def conv2d_norm(
     return batch_norm_apply(made, mean, scale, shift, residual=residual, relu=relu)
 
 
-def norm_conv2d(input, mean, scale, shift, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, relu=False):
-    """`conv2d` of `batch_norm_apply`.
+def norm_conv2d(
+    input,
+    mean,
+    scale,
+    shift,
+    weight,
+    bias=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    relu=False,
+    statistics=False,
+):
+    """`conv2d` of `batch_norm_apply`, and mean and biased variance of its channels.
 
     Examples
     --------
@@ -345,9 +359,11 @@ def norm_conv2d(input, mean, scale, shift, weight, bias=None, stride=1, padding=
     >>> norm_conv2d(np.array([[[[-5.0, 2.0]]]]), zero, one, one, np.ones((1, 1, 1, 2)), relu=True)
     array([[[[3.]]]])
     """
-    return conv2d(
-        batch_norm_apply(input, mean, scale, shift, relu=relu), weight, bias, stride, padding, dilation, groups
-    )
+    made = batch_norm_apply(input, mean, scale, shift, relu=relu)
+    output = conv2d(made, weight, bias, stride, padding, dilation, groups)
+    if not statistics:
+        return output
+    return output, np.stack([output.mean(axis=(0, 2, 3), dtype=float), output.var(axis=(0, 2, 3), dtype=float)])
 
 
 def norm_conv2d_backward(
@@ -364,8 +380,9 @@ def norm_conv2d_backward(
     *,
     relu=False,
     needs=(True, True, True),
+    sums=False,
 ):
-    """`conv2d_backward` of what `norm_conv2d` convolves.
+    """`conv2d_backward` of what `norm_conv2d` convolves, and what `batch_norm_backward` sums over grad_input.
 
     Examples
     --------
@@ -375,7 +392,12 @@ def norm_conv2d_backward(
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
     made = batch_norm_apply(input, mean, scale, shift, relu=relu)
-    return conv2d_backward(grad_output, made, weight, stride, padding, dilation, groups, needs=needs)
+    grads = conv2d_backward(grad_output, made, weight, stride, padding, dilation, groups, needs=needs)
+    if not sums:
+        return grads
+    masked = relu_backward(grads[0], made) if relu else grads[0]
+    products = masked * (input - _over_channels(mean, 4))
+    return *grads, np.stack([array.sum(axis=(0, 2, 3), dtype=float) for array in (masked, products)])
 
 
 def conv2d_max_pool(
@@ -943,9 +965,11 @@ def batch_norm(
 
 
 def batch_norm_factors(
-    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *, statistics=None
 ):
     """Mean, 1 / sqrt(var + eps), and the scale and shift with which `batch_norm_apply` is `batch_norm`.
+
+    `statistics` has mean and biased variance of the batch, if they are known.
 
     Examples
     --------
@@ -960,6 +984,8 @@ def batch_norm_factors(
         axes = (0, *range(2, input.ndim))
         mean = input.mean(axis=axes)
         var = np.square(input - _over_channels(mean, input.ndim)).mean(axis=axes)
+        if statistics is not None:
+            mean, var = statistics.astype(input.dtype)
         if running_mean is not None:
             running_mean += momentum * (mean - running_mean)
             running_var += momentum * (var * (count / (count - 1)) - running_var)
@@ -990,7 +1016,7 @@ def batch_norm_apply(input, mean, scale, shift, *, residual=None, relu=False, ou
 
 
 def batch_norm_backward(
-    grad_output, input, weight, mean, invstd, training=True, *, relu=None, return_masked=False, out=None
+    grad_output, input, weight, mean, invstd, training=True, *, relu=None, return_masked=False, sums=None, out=None
 ):
     """Gradients of `batch_norm` with respect to input, weight and bias.
 
@@ -999,6 +1025,7 @@ def batch_norm_backward(
     ``weight * invstd * (grad_output - mean(grad_output) - xhat * mean(grad_output * xhat))``; in evaluation, where
     mean and variance are constants, the two means are left out. Where `relu`, the output of a ReLU behind batch norm or
     the (scale, shift) that it is computed by, is 0, so is grad_output; `return_masked` returns it like that, too.
+    `sums` has the sums of that and of its product with input - mean, if they are known.
 
     Examples
     --------
@@ -1015,6 +1042,8 @@ def batch_norm_backward(
     xhat = (input - _over_channels(mean, input.ndim)) * _over_channels(invstd, input.ndim)
     grad_bias = grad_output.sum(axis=axes)
     grad_weight = (grad_output * xhat).sum(axis=axes)
+    if sums is not None:
+        grad_bias, grad_weight = sums[0].astype(input.dtype), (sums[1] * invstd).astype(input.dtype)
     scale = invstd if weight is None else invstd * weight
     grad_input = grad_output
     if training:

@@ -129,6 +129,66 @@ def test_norm_conv2d_to_the_bit(shape, relu, dtype, precision, threads, monkeypa
         fastcnn.set_float32_matmul_precision("highest")
 
 
+# Of parts that one thread does each, with 20_000 bytes a part; others otherwise.
+APART = {
+    "depthwise": ((85, 4, 9, 7), (4, 1, 3, 3), {"padding": 1, "groups": 4}),
+    "depthwise, stride 2": ((85, 4, 9, 7), (8, 1, 3, 3), {"padding": 1, "groups": 4, "stride": 2}),
+    "1x1": ((85, 4, 9, 7), (5, 4, 1, 1), {}),
+    "no images": ((0, 4, 9, 7), (5, 4, 1, 1), {}),
+}
+
+
+@every_order
+@pytest.mark.parametrize("part", [20_000, fused.PART])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [*APART, *READ_NORMED])
+def test_norm_conv2d_and_the_sums_of_batch_norm(shape, relu, dtype, part, order, threads, monkeypatch):
+    """They are to the bit those that batch norm takes itself, and so is all but what is summed over parts."""
+    size, kernel, options = (APART | READ_NORMED)[shape]
+    x, weight = in_order(normal(size, dtype), order), normal(kernel, dtype, 1)
+    columns, bias = vectors(size[1], dtype), normal(kernel[:1], dtype, 2)
+    monkeypatch.setattr(fused, "PART", part)
+    mean, scale, shift = columns
+
+    def call():
+        y, statistics = F.norm_conv2d(x, *columns, weight, bias, **options, relu=relu, statistics=True)
+        return y, statistics, *F.norm_conv2d_backward(y, x, *columns, weight, **options, relu=relu, sums=True)
+
+    y, statistics, *grads, sums = each_thread_count_agrees(threads, call)
+    made = F.batch_norm_apply(x, *columns, relu=relu)
+    assert_array_equal(y, F.conv2d(made, weight, bias, **options))
+    expected = F.conv2d_backward(y, made, weight, **options)
+    assert_array_equal(grads[0], expected[0])
+    for got, want in zip(grads, expected, strict=True):
+        assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max(initial=1))
+    got, want = (F.batch_norm_factors(y, None, None, training=True, statistics=s) for s in (statistics, None))
+    for one, other in zip(got, want, strict=True):
+        assert_array_equal(one, other)
+    mask = (scale, shift) if relu else None
+    got, want = (F.batch_norm_backward(grads[0], x, None, mean, scale, relu=mask, sums=s) for s in (sums, None))
+    for one, other in zip(got, want, strict=True):
+        assert_array_equal(one, other)
+    if not x.size:
+        return
+    _, statistics_twin = reference.norm_conv2d(x, *columns, weight, bias, **options, relu=relu, statistics=True)
+    assert_allclose(statistics, statistics_twin, rtol=1e-4, atol=1e-4)
+    *_, sums_twin = reference.norm_conv2d_backward(y, x, *columns, weight, **options, relu=relu, sums=True)
+    assert_allclose(sums, sums_twin, rtol=1e-4, atol=1e-4 * np.abs(sums_twin).max())
+
+
+def test_norm_conv2d_without_the_gradient_of_the_input(monkeypatch):
+    monkeypatch.setattr(fused, "PART", 20_000)
+    size, kernel, options = APART["depthwise"]
+    x, weight, columns = in_order(normal(size), "NHWC"), normal(kernel, seed=1), vectors(size[1], "d")
+    y = F.norm_conv2d(x, *columns, weight, **options)
+    every = F.norm_conv2d_backward(y, x, *columns, weight, **options)
+    for needs in [(False, True, True), (True, False, False), (False, False, True), (False, False, False)]:
+        some = F.norm_conv2d_backward(y, x, *columns, weight, **options, needs=needs)
+        for one, other, needed in zip(some, every, needs, strict=True):
+            assert_array_equal(one, other if needed else None)
+
+
 def test_norm_conv2d_finite_differences(monkeypatch):
     monkeypatch.setattr(fused, "PART", 100)
     x, weight, columns = normal((3, 2, 4, 3)), normal((3, 2, 2, 2), seed=1), vectors(2, "d")
@@ -449,6 +509,10 @@ BAD = [
      "input: expected 2 (of weight) * 1 (groups) channels, got shape (4, 3, 5, 5)"),
     (lambda: F.norm_conv2d(X, V, V, V, None), TypeError, f"weight: expected {F32}, got None"),
     (lambda: F.norm_conv2d(X, V, V, V, W, relu=0), TypeError, "relu: expected a bool, got 0"),
+    (lambda: F.norm_conv2d(X, V, V, V, W, statistics=1), TypeError, "statistics: expected a bool, got 1"),
+    (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, sums=1), TypeError, "sums: expected a bool, got 1"),
+    (lambda: F.norm_conv2d_backward(DY, X, V, V, V, W, sums=True, needs=(False, True, True)), ValueError,
+     "sums: expected False, as the gradient that they are of is not needed, got True"),
     (lambda: F.conv2d_norm(X[0], W, None, V[:2], V[:2], V[:2]), ValueError,
      "input: expected 4-D array, got shape (3, 5, 5)"),
     (lambda: F.conv2d_norm(X, W[0], None, V[:2], V[:2], V[:2]), ValueError,

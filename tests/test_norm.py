@@ -186,6 +186,36 @@ def test_a_sample_far_from_the_mean_costs_no_accuracy():
     assert_allclose(invstd, 1 / exact.std(0), rtol=1e-6)
 
 
+@every_dtype
+def test_statistics_that_are_given_take_the_place_of_the_batchs(dtype):
+    x, statistics = normal((6, 3, 4, 5), dtype), np.array([[1.0, -2, 0], [4, 1, 0.25]])
+    running_mean, running_var = np.zeros(3, dtype), np.ones(3, dtype)
+    for twin in (F, reference):
+        moved = running_mean.copy(), running_var.copy()
+        mean, invstd, scale, shift = twin.batch_norm_factors(x, *moved, training=True, eps=0, statistics=statistics)
+        assert_array_equal(mean, statistics[0])
+        assert_array_equal(invstd, [0.5, 1, 2])
+        assert_array_equal(scale, invstd)
+        assert_array_equal(shift, np.zeros(3))
+        assert_allclose(moved[0], 0.1 * statistics[0], rtol=1e-6)
+        assert_allclose(moved[1], 0.9 + 0.1 * statistics[1] * 120 / 119, rtol=1e-6)
+        # In evaluation they are not looked at.
+        assert_array_equal(
+            twin.batch_norm_factors(x, *moved, statistics=statistics), twin.batch_norm_factors(x, *moved)
+        )
+
+
+@every_dtype
+def test_a_tile_far_from_the_others_costs_no_accuracy(dtype):
+    """Each block of the statistics has a mean of its own."""
+    x = normal((4000, 24), dtype) + np.arange(4000, dtype=dtype)[:, None] // 500 * 1000
+    _, mean, invstd = F.batch_norm(x, None, None, training=True, eps=0, return_saved=True)
+    exact = x.astype(np.longdouble)
+    eps = np.finfo(dtype).eps
+    assert_allclose(mean, exact.mean(0).astype(float), rtol=2 * eps)
+    assert_allclose(invstd, (1 / exact.std(0)).astype(float), rtol=20 * eps)
+
+
 @every_order
 @every_dtype
 def test_a_constant_channel_becomes_the_bias(dtype, order):
@@ -521,6 +551,16 @@ def test_wrong_arguments_backward(arguments, error, message):
 BAD_IN_ONE = [
     (lambda: F.batch_norm_factors(X, None, None), ValueError,
      "running_mean: expected an array, as training is False, got None"),
+    (lambda: F.batch_norm_factors(X, V, V, statistics=X[0]), TypeError,
+     "statistics: expected an array of float64, got float32"),
+    (lambda: F.batch_norm_factors(X, V, V, statistics=np.zeros((2, 4))), ValueError,
+     "statistics: expected shape (2, 3), got (2, 4)"),
+    (lambda: F.batch_norm_factors(X, V, V, statistics=[V, V]), TypeError,
+     "statistics: expected a NumPy array of float64, got list"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, sums=np.zeros(3)), ValueError,
+     "sums: expected shape (2, 3), got (3,)"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, sums=np.zeros((2, 3)), relu=X, return_masked=True), ValueError,
+     "sums: expected None, as the masked gradient is written where they are taken, got an array"),
     (lambda: F.batch_norm_apply(None, V, V, V), TypeError, f"input: expected {F32}, got None"),
     (lambda: F.batch_norm_apply(X, V[:1], V, V), ValueError, "mean: expected shape (3,), got (1,)"),
     (lambda: F.batch_norm_apply(X, V, X, V), ValueError, "scale: expected shape (3,), got (4, 3, 2, 2)"),

@@ -300,13 +300,16 @@ cdef bint _dropout_backward(const Facts* f, floating** a, double* number, void* 
 
 
 cdef bint _norm_factors(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    # From input, running mean and variance, weight, bias: mean, invstd, scale, shift; of the batch if integer 4.
+    # From input, running mean and variance, weight, bias, statistics: mean, invstd, scale, shift; of the batch if
+    # integer 4, whose statistics are taken unless they are given.
     cdef Py_ssize_t n = f.integer[0], c = f.integer[1], plane = f.integer[2], i
     cdef double* statistics = <double*>scratch
     cdef double* partials = statistics + 2 * c
-    cdef floating* factors = <floating*>(partials + 2 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
-    if f.integer[4]:
-        batch_statistics_ptr(a[0], n, c, plane, f.integer[3], factors, partials, statistics, statistics + c)
+    cdef floating* factors = <floating*>(partials + 3 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
+    if f.integer[4] and a[5] != NULL:
+        memcpy(statistics, a[5], 2 * c * sizeof(double))
+    elif f.integer[4]:
+        batch_statistics_ptr(a[0], n, c, plane, f.integer[3], partials, statistics, statistics + c)
     else:
         for i in range(c):
             statistics[i], statistics[c + i] = a[1][i], a[2][i]
@@ -315,13 +318,13 @@ cdef bint _norm_factors(const Facts* f, floating** a, double* number, void* scra
         move_running_ptr(statistics, 1, number[0], c, a[1])
         move_running_ptr(statistics + c, n * plane / <double>(n * plane - 1), number[0], c, a[2])
     for i in range(4):
-        memcpy(a[5 + i], factors + i * c, c * sizeof(floating))
+        memcpy(a[6 + i], factors + i * c, c * sizeof(floating))
     return False
 
 
 cdef Py_ssize_t _norm_factors_scratch(const Facts* f, int threads) noexcept nogil:
     cdef Py_ssize_t blocks = batch_norm_blocks(f.integer[0], f.integer[1], f.integer[2], f.integer[3])
-    return f.integer[1] * ((2 + 2 * blocks) * <Py_ssize_t>sizeof(double) + 4 * f.itemsize)
+    return f.integer[1] * ((2 + 3 * blocks) * <Py_ssize_t>sizeof(double) + 4 * f.itemsize)
 
 
 cdef bint _norm_apply(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
@@ -332,56 +335,65 @@ cdef bint _norm_apply(const Facts* f, floating** a, double* number, void* scratc
 
 
 cdef bint _norm_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    # From grad_output, input, ReLU's output or its scale and shift, weight, mean, invstd: the gradients of input,
-    # weight and bias, and grad_output behind ReLU if integer 5; by the batch's mean and variance if integer 4.
+    # From grad_output, input, ReLU's output or its scale and shift, weight, mean, invstd, sums (taken unless given):
+    # the gradients of input, weight and bias, and grad_output behind ReLU if integer 5; by the batch's mean and
+    # variance if integer 4.
     cdef Py_ssize_t n = f.integer[0], c = f.integer[1], plane = f.integer[2]
     cdef double* sums = <double*>scratch
     cdef double* partials = sums + 2 * c
-    cdef floating* slopes = <floating*>(partials + 2 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
+    cdef floating* slopes = <floating*>(partials + 3 * c * batch_norm_blocks(n, c, plane, f.integer[3]))
     cdef floating* grads = slopes + 3 * c
     cdef const floating* grad_output = a[0]
     cdef floating* masked = <floating*>NULL
     cdef int mask = MASK_OUTPUT if a[2] != NULL else MASK_AGAIN if a[3] != NULL else MASK_NONE
+    cdef bint given = a[8] != NULL
     if f.integer[5] and mask != MASK_NONE:
-        masked = a[11]
-    batch_norm_sums_ptr(grad_output, a[1], mask, a[2], a[6], a[3], a[4], masked, n, c, plane, f.integer[3], partials,
-                        sums, sums + c)
+        masked = a[12]
+    if given:
+        sums = <double*>a[8]
+    else:
+        batch_norm_sums_ptr(grad_output, a[1], mask, a[2], a[6], a[3], a[4], masked, n, c, plane, f.integer[3],
+                            partials, sums, sums + c)
     batch_norm_slopes_ptr(sums, sums + c, a[5], a[7], n * plane, c, grads, slopes)
     if masked != NULL:
         grad_output, mask = masked, MASK_NONE
     batch_norm_grad_ptr(grad_output, a[1], mask, a[2], a[6], a[3], a[4], slopes,
-                        slopes + c if f.integer[4] else <floating*>NULL, slopes + 2 * c, a[8], n, c, plane,
+                        slopes + c if f.integer[4] else <floating*>NULL, slopes + 2 * c, a[9], given, n, c, plane,
                         f.integer[3])
-    memcpy(a[9], grads, c * sizeof(floating))
-    memcpy(a[10], grads + c, c * sizeof(floating))
+    memcpy(a[10], grads, c * sizeof(floating))
+    memcpy(a[11], grads + c, c * sizeof(floating))
     return False
 
 
 cdef Py_ssize_t _norm_backward_scratch(const Facts* f, int threads) noexcept nogil:
     cdef Py_ssize_t blocks = batch_norm_blocks(f.integer[0], f.integer[1], f.integer[2], f.integer[3])
-    return f.integer[1] * ((2 + 2 * blocks) * <Py_ssize_t>sizeof(double) + 5 * f.itemsize)
+    return f.integer[1] * ((2 + 3 * blocks) * <Py_ssize_t>sizeof(double) + 5 * f.itemsize)
 
 
 cdef bint _norm_conv(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    # From input, mean, scale, shift, weight and bias; ReLU if integer 2; integer 3 has the bytes of a part.
-    norm_conv_ptr(a[0], a[1], a[2], a[3], f.integer[2], a[4], a[5], a[6], &f.window, f.integer[0], f.integer[1],
-                  f.integer[3], scratch, threads)
+    # From input, mean, scale, shift, weight and bias: the output, and its statistics if integer 4 says so. ReLU if
+    # integer 2; integer 3 has the bytes of a part.
+    norm_conv_ptr(a[0], a[1], a[2], a[3], f.integer[2], a[4], a[5], a[6], <double*>a[7] if f.integer[4] else NULL,
+                  &f.window, f.integer[0], f.integer[1], f.integer[3], scratch, threads)
     return False
 
 
 cdef Py_ssize_t _norm_conv_scratch(const Facts* f, int threads) noexcept nogil:
-    return norm_conv_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], threads, f.itemsize)
+    return norm_conv_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], f.integer[4], threads, f.itemsize)
 
 
 cdef bint _norm_conv_backward(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:
-    # From grad_output, input, mean, scale, shift and weight: the gradients of what is convolved, of weight and bias.
-    norm_conv_backward_ptr(a[0], a[1], a[2], a[3], a[4], f.integer[2], a[5], a[6], a[7], a[8], &f.window, f.integer[0],
-                           f.integer[1], f.integer[3], scratch, threads)
+    # From grad_output, input, mean, scale, shift and weight: the gradients of what is convolved, of weight and bias,
+    # then batch norm's sums if integer 4 says so.
+    norm_conv_backward_ptr(a[0], a[1], a[2], a[3], a[4], f.integer[2], a[5], a[6], a[7], a[8],
+                           <double*>a[9] if f.integer[4] else NULL, &f.window, f.integer[0], f.integer[1],
+                           f.integer[3], scratch, threads)
     return False
 
 
 cdef Py_ssize_t _norm_conv_backward_scratch(const Facts* f, int threads) noexcept nogil:
-    return norm_conv_backward_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], threads, f.itemsize)
+    return norm_conv_backward_scratch(&f.window, f.integer[0], f.integer[1], f.integer[3], f.integer[4], threads,
+                                      f.itemsize)
 
 
 cdef bint _linear(const Facts* f, floating** a, double* number, void* scratch, int threads) noexcept nogil:

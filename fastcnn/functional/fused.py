@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal, overload
 
 import numpy as np
 
 from fastcnn.functional import _checks as check
-from fastcnn.functional._arrays import new_images, required, zeros
+from fastcnn.functional._arrays import new, new_images, required, zeros
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 from fastcnn.functional._types import Array, Gradients, Size
@@ -23,6 +24,7 @@ PART = norm_conv.part_bytes()
 _FACTORS = "mean", "scale", "shift"
 
 
+@overload
 def norm_conv2d(
     input: Array,
     mean: Array,
@@ -36,7 +38,39 @@ def norm_conv2d(
     groups: int = 1,
     *,
     relu: bool = False,
-) -> np.ndarray:
+    statistics: Literal[False] = False,
+) -> np.ndarray: ...
+@overload
+def norm_conv2d(
+    input: Array,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    relu: bool = False,
+    statistics: Literal[True],
+) -> tuple[np.ndarray, np.ndarray]: ...
+def norm_conv2d(
+    input: Array,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    relu: bool = False,
+    statistics: bool = False,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Convolve what `batch_norm_apply` makes of the input; that is never in memory as a whole.
 
     Parameters
@@ -48,11 +82,15 @@ def norm_conv2d(
         What `batch_norm_apply` is given.
     weight, bias, stride, padding, dilation, groups
         What `conv2d` is given.
+    statistics : bool, default False
+        Whether to return those of the output as well: `batch_norm_factors` takes them.
 
     Returns
     -------
-    ndarray of shape (N, O, oh, ow)
+    output : ndarray of shape (N, O, oh, ow)
         conv2d(batch_norm_apply(input, mean, scale, shift, relu=relu), weight, bias, ...).
+    statistics : ndarray of float64, of shape (2, O)
+        Only with `statistics`: mean and biased variance of each channel of the output.
 
     Raises
     ------
@@ -68,7 +106,7 @@ def norm_conv2d(
     array([[[[3.]]]])
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    return _norm_conv(input, factors, weight, bias, geometry, relu, PART)
+    return _norm_conv(input, factors, weight, bias, geometry, relu, statistics, PART)
 
 
 def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
@@ -82,15 +120,19 @@ def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
 
 
 @remembered
-def _norm_conv(input, factors, weight, bias, geometry, relu, part_bytes):
+def _norm_conv(input, factors, weight, bias, geometry, relu, statistics, part_bytes):
     x, factors, w, bias, window, size, relu = _checked_norm_conv(input, factors, weight, bias, geometry, relu)
-    result = new_images(size, 2, True, window["channels_last"], x.dtype)
+    results = (new_images(size, 2, True, window["channels_last"], x.dtype),)
+    statistics = flag("statistics", statistics)
+    if statistics:
+        results = (*results, new((2, size[1]), np.dtype(np.float64)))
     if not x.size:
-        return zeros((result,))
-    integers = size[1], int(geometry[3]), relu, part_bytes
-    return Call("norm_conv", (x, *factors, w, bias), (result,), window=window, integers=integers)
+        return zeros(results)
+    integers = size[1], int(geometry[3]), relu, part_bytes, statistics
+    return Call("norm_conv", (x, *factors, w, bias), results, window=window, integers=integers)
 
 
+@overload
 def norm_conv2d_backward(
     grad_output: Array,
     input: Array,
@@ -105,7 +147,41 @@ def norm_conv2d_backward(
     *,
     relu: bool = False,
     needs: tuple[bool, bool, bool] = (True, True, True),
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    sums: Literal[False] = False,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]: ...
+@overload
+def norm_conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    weight: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    relu: bool = False,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    sums: Literal[True],
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]: ...
+def norm_conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    mean: Array,
+    scale: Array,
+    shift: Array,
+    weight: Array,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    relu: bool = False,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    sums: bool = False,
+) -> tuple[np.ndarray | None, ...]:
     """Return the gradients of the convolution in `norm_conv2d`.
 
     Parameters
@@ -116,11 +192,17 @@ def norm_conv2d_backward(
         What the forward call had.
     needs : three bools
         Which of the three gradients to compute.
+    sums : bool, default False
+        Whether to return those of grad_input as well, which is then needed: `batch_norm_backward` takes them, with
+        scale and shift as its `relu` if there is one.
 
     Returns
     -------
     grad_input, grad_weight, grad_bias : ndarray or None
         Of what is convolved (that of ReLU's output, where there is one), weight and bias; None where not needed.
+    sums : ndarray of float64, of shape (2, C)
+        Only with `sums`: over each channel of grad_input where ReLU lets it through, and of its product with
+        input - mean.
 
     Raises
     ------
@@ -137,21 +219,25 @@ def norm_conv2d_backward(
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, PART)
+    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, PART)
 
 
 @remembered
-def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, part_bytes):
+def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, part_bytes):
     (grad_output,) = required(grad_output=grad_output)
     x, factors, w, _, window, size, relu = _checked_norm_conv(input, factors, weight, None, geometry, relu)
-    needs, channels_last = check.needs(needs), window["channels_last"]
+    needs, channels_last, sums = check.needs(needs), window["channels_last"], flag("sums", sums)
+    if sums and not needs[0]:
+        check.fail("sums", "False, as the gradient that they are of is not needed", True)
     check.floats(input=x, grad_output=grad_output)
     check.shape("grad_output", grad_output, size)
     results = _gradients(x, w.shape, needs, (None, None, None), 2, True, channels_last)
+    if sums:
+        results = (*results, new((2, x.shape[1]), np.dtype(np.float64)))
     if not x.size:
         return zeros(results)
     arrays = check.ordered(grad_output, channels_last)[0], x, *factors, w
-    integers = size[1], int(geometry[3]), relu, part_bytes
+    integers = size[1], int(geometry[3]), relu, part_bytes, sums
     return Call("norm_conv_backward", arrays, results, window=window, integers=integers)
 
 

@@ -51,15 +51,20 @@ class _Call(NamedTuple):
     momentum: float
     eps: float
 
-    def factors(self, memory: np.ndarray) -> np.ndarray:
-        """Mean, invstd, scale and shift of each channel; in training from the batch, and the running ones updated."""
+    def factors(self, memory: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        """Mean, invstd, scale and shift of each channel; in training from the batch, and the running ones updated.
+
+        The batch's mean and variance may be given.
+        """
         n, c, pixels, _ = self.layout
         statistics = np.zeros((2, c))
         if not self.training and self.running is not None:
             statistics[:] = self.running
+        elif given is not None and memory.size:
+            statistics[:] = given
         elif memory.size:
-            partials = np.empty((kernels.blocks(*self.layout), 2 * c))
-            kernels.batch_statistics(memory, *self.layout, np.empty(c, memory.dtype), partials, statistics)
+            partials = np.empty((kernels.blocks(*self.layout), 3 * c))
+            kernels.batch_statistics(memory, *self.layout, partials, statistics)
         factors = np.empty((4, c), memory.dtype)
         kernels.factors(factors, self.weight, self.bias, statistics, self.eps)
         if self.training and self.running is not None and self.given is not None and memory.size:
@@ -231,6 +236,8 @@ def batch_norm_factors(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    statistics: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return what `batch_norm` subtracts, multiplies by and adds: its first pass, `batch_norm_apply` being the second.
 
@@ -238,6 +245,9 @@ def batch_norm_factors(
     ----------
     input, running_mean, running_var, weight, bias, training, momentum, eps
         As of `batch_norm`. In training the running statistics are updated.
+    statistics : ndarray of float64, of shape (2, C), optional
+        Mean and biased variance of each channel of `input`, if they are known, as `norm_conv2d` returns them. In
+        training they are used, and the input is not read.
 
     Returns
     -------
@@ -264,17 +274,30 @@ def batch_norm_factors(
            [2.]])
     """
     momentum, eps = number("momentum", momentum, -np.inf), number("eps", eps, 0)
-    return _factors(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _factors(input, running_mean, running_var, weight, bias, training, momentum, eps, statistics)
+
+
+def _checked_doubles(name: str, value: np.ndarray | None, channels: int) -> np.ndarray | None:
+    """Check two numbers for each channel."""
+    if value is None:
+        return None
+    value = check.array(name, value, "a NumPy array of float64")
+    if value.dtype != np.float64:
+        check.fail(name, "an array of float64", value.dtype, TypeError)
+    check.shape(name, value, (2, channels))
+    return np.require(value, requirements=["C", "A"])
 
 
 @remembered
 def _factors(*arguments):
+    *arguments, statistics = arguments
     call = _checked(*arguments)
+    statistics = _checked_doubles("statistics", statistics, call.images.shape[1])
     moved = call.running is not None and call.given is not None and call.training
     if not call.images.size or (moved and any(a is not b for a, b in zip(call.running, call.given, strict=True))):
-        return tuple(call.factors(flat(call.images, call.axes)))
+        return tuple(call.factors(flat(call.images, call.axes), statistics))
     running = (None, None) if call.running is None else call.running
-    arrays = flat(call.images, call.axes), *running, call.weight, call.bias
+    arrays = flat(call.images, call.axes), *running, call.weight, call.bias, statistics
     results = (new(call.images.shape[1:2], call.images.dtype),) * 4
     return Call("norm_factors", arrays, results, integers=(*call.layout, call.training or call.running is None))
 
@@ -368,6 +391,7 @@ def batch_norm_backward(
     *,
     relu: Array | tuple[Array, Array] | None = None,
     return_masked: Literal[False] = False,
+    sums: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 @overload
@@ -381,6 +405,7 @@ def batch_norm_backward(
     *,
     relu: Array | tuple[Array, Array] | None = None,
     return_masked: Literal[True],
+    sums: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
 def batch_norm_backward(
@@ -393,6 +418,7 @@ def batch_norm_backward(
     *,
     relu: Array | tuple[Array, Array] | None = None,
     return_masked: bool = False,
+    sums: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Return the gradients of batch_norm's input, weight and bias.
@@ -414,6 +440,9 @@ def batch_norm_backward(
         computed again (there is then no residual in between): where it is 0, the gradient is taken as 0 first.
     return_masked : bool, default False
         Whether to return that gradient, which is also the residual's. It is `grad_output` itself if there is no ReLU.
+    sums : ndarray of float64, of shape (2, C), optional
+        Over each channel of that gradient, and of its product with input - mean, if they are known, as
+        `norm_conv2d_backward` returns them; not with `return_masked` of a ReLU, which is written as sums are taken.
     out : ndarray, optional
         Array to write grad_input to and to return: `input` or `grad_output`, or one apart from the other arrays, of
         the shape, type and memory order of `input`.
@@ -444,11 +473,11 @@ def batch_norm_backward(
     >>> F.batch_norm_backward(grad_output, x, None, mean, invstd, relu=F.relu(output))[0].ravel()
     array([0., 0., 0.])
     """
-    return _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, out)
+    return _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, sums, out)
 
 
 @remembered
-def _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, out):
+def _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, sums, out):
     input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
     output = scale = shift = None
     if isinstance(relu, tuple):
@@ -466,6 +495,9 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
         check.shape("relu", output, input.shape)
     _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
     training, return_masked = flag("training", training), flag("return_masked", return_masked)
+    sums = _checked_doubles("sums", sums, images.shape[1])
+    if sums is not None and return_masked and relu is not None:
+        check.fail("sums", "None, as the masked gradient is written where they are taken", "an array")
     axes, layout = _memory(images)
     apart = {} if out is input or out is grad_output else {"input": input, "grad_output": grad_output}
     vectors = (new(images.shape[1:2], input.dtype),) * 2
@@ -479,5 +511,5 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
     if output is not None:
         output = flat(_images("relu", output), axes)
     dy = flat(_images("grad_output", grad_output), axes)
-    arrays = dy, flat(images, axes), output, scale, shift, weight, mean, invstd
+    arrays = dy, flat(images, axes), output, scale, shift, weight, mean, invstd, sums
     return Call("norm_backward", arrays, results, integers=(*layout, training, return_masked))

@@ -16,7 +16,19 @@ cdef void after_places(const After* after, floating* places, Py_ssize_t channel,
                        Py_ssize_t channels) noexcept nogil
 cdef Py_ssize_t batch_norm_blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil
 cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
-                               floating* centre, double* partials, double* mean, double* var) noexcept nogil
+                               double* partials, double* mean, double* var) noexcept nogil
+cdef void batch_norm_part_ptr(const floating* input, const floating* grad_output, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, Py_ssize_t image,
+                              Py_ssize_t end, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
+                              double* partials) noexcept nogil
+cdef void batch_norm_seam_ptr(const floating* input, const floating* grad_output, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, Py_ssize_t image,
+                              Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
+                              double* partials) noexcept nogil
+cdef void batch_norm_merge_ptr(const double* partials, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                               bint channels_last, double* mean, double* var) noexcept nogil
+cdef void batch_norm_total_ptr(const double* partials, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                               bint channels_last, double* first, double* second) noexcept nogil
 cdef void batch_norm_factors_ptr(const double* mean, const double* var, const floating* weight, const floating* bias,
                                  double eps, Py_ssize_t c, floating* factors) noexcept nogil
 cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,
@@ -34,5 +46,5 @@ cdef void batch_norm_slopes_ptr(const double* grad_sum, const double* product_su
 cdef void batch_norm_grad_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
                               const floating* mean, const floating* scale, const floating* shift,
                               const floating* grad_mean, const floating* slope, const floating* grad_scale,
-                              floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                              floating* grad_input, bint together, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
                               bint channels_last) noexcept nogil

@@ -12,7 +12,6 @@ def batch_statistics(
     c: int,
     plane: int,
     channels_last: bool,
-    centre: NDArray[Float],
     partials: NDArray[np.float64],
     statistics: NDArray[np.float64],
 ) -> None: ...

@@ -12,8 +12,10 @@ double. Each tile writes its sums to its own place in `partials`, and these are 
 number of threads changes no bit. In the second pass a tile writes its own elements of the output. The rows of a tile
 are micro/norm_lanes.h's, compiled for each instruction set.
 
-Sums are taken of differences from a centre near the mean, so that float32 data of mean 1000 and deviation 1 loses
-nothing. (Differences above 1e18 would overflow float32's square.)
+A tile's statistics are taken of differences from a centre near its own mean, so that float32 data of mean 1000 and
+deviation 1 loses nothing. (Differences above 1e18 would overflow float32's square.) The tiles' means and squares make
+the batch's as Chan, Golub and LeVeque say: no tile waits for another, so a convolution may have them taken of a part of
+its output while that is in the cache (batch_norm_part_ptr).
 """
 
 from cython cimport floating
@@ -54,7 +56,7 @@ cdef enum:
     RUN = 64
     PLANE_LANES = 16
     SEGMENT = 16384
-    SAMPLES = 16
+    SAMPLES = 8
 
 
 cdef struct Tile:
@@ -75,7 +77,7 @@ cdef inline Py_ssize_t _joined(Py_ssize_t c) noexcept nogil:
 
 
 cdef Py_ssize_t batch_norm_blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last) noexcept nogil:
-    """Rows of `partials`, each of 2*c doubles, that a shape needs."""
+    """Rows of `partials`, each of 3*c doubles, that a shape needs."""
     if channels_last:
         return _ceil(_ceil(n * plane * c, _joined(c)), ROWS)
     return n * _ceil(plane, SEGMENT)
@@ -147,17 +149,16 @@ cdef inline void _add_rows(const Rows* rows, const floating* x, const floating* 
             lanes.grad_sums_f64(rows, dy, x, mask, y, centre, scale, shift, masked, first, second)
 
 
-cdef inline void _tile_sums(const floating* x, const floating* dy, int mask, const floating* y,
-                            const floating* centre, const floating* scale, const floating* shift, floating* masked,
-                            Tile t, double* partials, const Lanes* lanes) noexcept nogil:
-    """Set the tile's partials: two sums for each of its channels; `centre` is an array over all channels."""
-    cdef floating[PANEL] m, s, b
-    cdef double[PANEL] first, second
-    cdef Py_ssize_t i, j, at, channels = min(t.width, t.period)
+cdef inline Py_ssize_t _channels(Tile t) noexcept nogil:
+    return min(t.width, t.period)
+
+
+cdef inline void _tile_sums(const floating* x, const floating* dy, int mask, const floating* y, const floating* m,
+                            const floating* s, const floating* b, floating* masked, Tile t, double* first,
+                            double* second, const Lanes* lanes) noexcept nogil:
+    """Two sums for each of the tile's channels; m, s and b are laid out for its columns."""
+    cdef Py_ssize_t i, j, at, channels = _channels(t)
     cdef Rows rows = Rows(0, t.stride, t.width)
-    _columns(centre, t, m)
-    _columns(scale, t, s)
-    _columns(shift, t, b)
     for j in range(t.width):
         first[j] = 0
         second[j] = 0
@@ -175,95 +176,175 @@ cdef inline void _tile_sums(const floating* x, const floating* dy, int mask, con
         for j in range(channels):
             first[j] += first[i * channels + j]
             second[j] += second[i * channels + j]
+
+
+cdef inline void _tile_grad_sums(const floating* x, const floating* dy, int mask, const floating* y,
+                                 const floating* centre, const floating* scale, const floating* shift,
+                                 floating* masked, Tile t, double* partials, const Lanes* lanes) noexcept nogil:
+    """Set the tile's partials: of each of its channels, sums of the masked dy and of its product with x - centre."""
+    cdef floating[PANEL] m, s, b
+    cdef double[PANEL] first, second
+    cdef Py_ssize_t j
+    _columns(centre, t, m)
+    _columns(scale, t, s)
+    _columns(shift, t, b)
+    _tile_sums(x, dy, mask, y, m, s, b, masked, t, first, second, lanes)
+    for j in range(_channels(t)):
+        partials[3 * j] = first[j]
+        partials[3 * j + 1] = second[j]
+
+
+cdef inline void _tile_statistics(const floating* x, Tile t, double* partials, const Lanes* lanes) noexcept nogil:
+    """Set the tile's partials: mean of each of its channels, sum of squares of the differences from it, and centre.
+
+    The mean is less the centre, which is the mean over SAMPLES rows. However few elements stand out, and be they the
+    sampled ones, that is some deviations from the tile's mean at the most: the squares keep what they measure.
+    """
+    cdef floating[PANEL] centre
+    cdef double[PANEL] first, second
+    cdef Py_ssize_t i, j, k, channels = _channels(t), rows = t.rows if t.rows else 1
+    cdef Py_ssize_t width = t.width if t.rows else t.tail
+    cdef double count = <double>((t.rows * t.width + t.tail) // channels), off
+    cdef const floating* row
     for j in range(channels):
-        partials[2 * j] = first[j]
-        partials[2 * j + 1] = second[j]
+        first[j] = 0
+    for k in range(SAMPLES):
+        row = x + t.start + k * rows // SAMPLES * t.stride
+        for i in range(width // channels):
+            for j in range(channels):
+                first[j] += row[i * channels + j]
+    for j in range(channels):
+        centre[j] = <floating>(first[j] / (SAMPLES * (width // channels)))
+        if centre[j] - centre[j] != 0:  # not finite
+            centre[j] = 0
+    for j in range(channels, t.width):
+        centre[j] = centre[j - channels]
+    _tile_sums(x, <const floating*>NULL, FASTCNN_MASK_NONE, <const floating*>NULL, <const floating*>centre,
+               <const floating*>NULL, <const floating*>NULL, <floating*>NULL, t, first, second, lanes)
+    for j in range(channels):
+        off = first[j] / count
+        partials[3 * j] = off
+        partials[3 * j + 1] = second[j] - off * first[j]
+        partials[3 * j + 2] = centre[j]
 
 
-cdef inline void _total(const double* partials, Py_ssize_t blocks, Py_ssize_t stride, double* first,
-                        double* second) noexcept nogil:
-    cdef Py_ssize_t i
-    first[0] = 0
-    second[0] = 0
-    for i in range(blocks):
-        first[0] += partials[i * stride]
-        second[0] += partials[i * stride + 1]
+cdef inline Py_ssize_t _block_pixels(Py_ssize_t block, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                                     bint channels_last) noexcept nogil:
+    """Pixels of an image that the tiles of a row of `partials` have; but for the last, that of any other block."""
+    cdef Py_ssize_t pixels, segments
+    if channels_last:
+        pixels = _joined(c) // c * ROWS
+        return min(pixels, n * plane - block * pixels)
+    segments = _ceil(plane, SEGMENT)
+    return min(<Py_ssize_t>SEGMENT, plane - block % segments * SEGMENT)
+
+
+cdef inline void _whole_tiles(Py_ssize_t image, Py_ssize_t end, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                              bint channels_last, Py_ssize_t* tiles) noexcept nogil:
+    """The first of the tiles that lie in images image..end alone, and the one after their last."""
+    cdef Py_ssize_t each, pixels
+    if channels_last:
+        each, pixels = _ceil(_joined(c), PANEL), _joined(c) // c * ROWS
+        tiles[0] = _ceil(image * plane, pixels) * each
+        tiles[1] = (_ceil(end * plane, pixels) if end == n else end * plane // pixels) * each
+    else:
+        each = c * _ceil(plane, SEGMENT)
+        tiles[0], tiles[1] = image * each, end * each
 
 
 cdef inline void _sums_of_tiles(Py_ssize_t first_tile, Py_ssize_t end, const floating* x, const floating* dy, int mask,
                                 const floating* y, const floating* centre, const floating* scale,
                                 const floating* shift, floating* masked, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
                                 bint channels_last, double* partials, const Lanes* lanes) noexcept nogil:
+    """The partials of some tiles: their statistics where dy is NULL.
+
+    From the end to the start: what was written last may still be in the cache, and what is read last here will be when
+    the second pass begins.
+    """
     cdef Py_ssize_t i
+    cdef double* place
     cdef Tile t
     for i in range(end - 1, first_tile - 1, -1):
         t = _tile(i, n, c, plane, channels_last)
-        _tile_sums(x, dy, mask, y, centre, scale, shift, masked, t, partials + 2 * (t.block * c + t.channel), lanes)
+        place = partials + 3 * (t.block * c + t.channel)
+        if dy == NULL:
+            _tile_statistics(x, t, place, lanes)
+        else:
+            _tile_grad_sums(x, dy, mask, y, centre, scale, shift, masked, t, place, lanes)
 
 
 cdef inline void _sums(const floating* x, const floating* dy, int mask, const floating* y, const floating* centre,
                        const floating* scale, const floating* shift, floating* masked, Py_ssize_t n, Py_ssize_t c,
-                       Py_ssize_t plane, bint channels_last, double* partials, double* first,
-                       double* second) noexcept nogil:
-    """Two sums for each channel: of x - centre and its square, or of the masked dy and its product with x - centre.
-
-    Each thread goes from the end of its share to the start: what was written last may still be in its cache, and what
-    is read last here will be when the second pass begins.
-    """
-    cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
-    cdef Py_ssize_t blocks = batch_norm_blocks(n, c, plane, channels_last)
-    cdef Py_ssize_t shares = threads_for(tiles, n * c * plane)
+                       Py_ssize_t plane, bint channels_last, double* partials) noexcept nogil:
+    """The partials of all tiles, a share of neighbouring ones on each thread."""
+    cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last), shares = threads_for(tiles, n * c * plane)
     cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
     for i in prange(shares, schedule="static", num_threads=shares):
         _sums_of_tiles(i * tiles // shares, (i + 1) * tiles // shares, x, dy, mask, y, centre, scale, shift, masked, n,
                        c, plane, channels_last, partials, lanes)
-    for i in prange(c, schedule="static", num_threads=threads_for(c, 2 * blocks * c)):
-        _total(partials + 2 * i, blocks, 2 * c, first + i, second + i)
 
 
-cdef inline void _sample_centre(const floating* x, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
-                                floating* centre) noexcept nogil:
-    """Mean over SAMPLES pixels spread over the batch by the golden ratio; 0 where it is not finite."""
-    cdef Py_ssize_t i, k, pixel, pixels = n * plane
-    cdef double total
-    for i in range(c):
-        total = 0
-        for k in range(SAMPLES):
-            pixel = <Py_ssize_t>(0.6180339887498949 * k * pixels) % pixels
-            total += x[pixel * c + i] if channels_last else x[(pixel // plane * c + i) * plane + pixel % plane]
-        centre[i] = <floating>(total / SAMPLES)
-        if centre[i] - centre[i] != 0:
-            centre[i] = 0
+cdef void batch_norm_part_ptr(const floating* input, const floating* grad_output, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, Py_ssize_t image,
+                              Py_ssize_t end, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
+                              double* partials) noexcept nogil:
+    """The partials of the tiles that lie in images image..end alone, by one thread.
+
+    They are those that batch_statistics_ptr (where grad_output is NULL) or batch_norm_sums_ptr would take. Arrays are
+    given from their start, n images of them.
+    """
+    cdef Py_ssize_t tiles[2]
+    _whole_tiles(image, end, n, c, plane, channels_last, tiles)
+    _sums_of_tiles(tiles[0], tiles[1], input, grad_output, mask, output, mean, scale, shift, <floating*>NULL, n, c,
+                   plane, channels_last, partials, fastcnn_norm_for(micro().name))
+
+
+cdef void batch_norm_seam_ptr(const floating* input, const floating* grad_output, int mask, const floating* output,
+                              const floating* mean, const floating* scale, const floating* shift, Py_ssize_t image,
+                              Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
+                              double* partials) noexcept nogil:
+    """The partials of the tiles across the start of an image, which parts that end and start there leave out."""
+    cdef Py_ssize_t before[2]
+    cdef Py_ssize_t after[2]
+    _whole_tiles(0, image, n, c, plane, channels_last, before)
+    _whole_tiles(image, n, n, c, plane, channels_last, after)
+    _sums_of_tiles(before[1], after[0], input, grad_output, mask, output, mean, scale, shift, <floating*>NULL, n, c,
+                   plane, channels_last, partials, fastcnn_norm_for(micro().name))
+
+
+cdef inline void _merge_statistics(const double* partials, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                                   bint channels_last, double* mean, double* var) noexcept nogil:
+    """A channel's, in the order of the blocks; means are told from the first one's centre."""
+    cdef Py_ssize_t block, blocks = batch_norm_blocks(n, c, plane, channels_last)
+    cdef double pixels, off, total = 0
+    for block in range(blocks):
+        pixels = <double>_block_pixels(block, n, c, plane, channels_last)
+        total += (partials[3 * block * c + 2] - partials[2] + partials[3 * block * c]) * pixels
+    total /= <double>(n * plane)
+    mean[0] = partials[2] + total
+    var[0] = 0
+    for block in range(blocks):
+        pixels = <double>_block_pixels(block, n, c, plane, channels_last)
+        off = partials[3 * block * c + 2] - partials[2] + partials[3 * block * c] - total
+        var[0] += partials[3 * block * c + 1] + pixels * off * off
+    var[0] /= <double>(n * plane)
+    var[0] = 0 if var[0] < 0 else var[0]  # NaN stays
+
+
+cdef void batch_norm_merge_ptr(const double* partials, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                               bint channels_last, double* mean, double* var) noexcept nogil:
+    """Mean and biased variance of each channel from the statistics of all tiles."""
+    cdef Py_ssize_t i, blocks = batch_norm_blocks(n, c, plane, channels_last)
+    for i in prange(c, schedule="static", num_threads=threads_for(c, 8 * blocks * c)):
+        _merge_statistics(partials + 3 * i, n, c, plane, channels_last, mean + i, var + i)
 
 
 cdef void batch_statistics_ptr(const floating* input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
-                               floating* centre, double* partials, double* mean, double* var) noexcept nogil:
-    """Mean and biased variance of each channel; `centre` (c) and `partials` (batch_norm_blocks * 2c) are scratch.
-
-    Where a mean turns out to be more than 8 deviations from its sampled centre, the sums are taken once more around
-    the means.
-    """
+                               double* partials, double* mean, double* var) noexcept nogil:
+    """Mean and biased variance of each channel; `partials` (batch_norm_blocks * 3c) is scratch."""
     cdef const floating* none = NULL
-    cdef Py_ssize_t i
-    cdef double count = <double>(n * plane), off
-    cdef bint near
-    _sample_centre(input, n, c, plane, channels_last, centre)
-    for _ in range(2):
-        _sums(input, none, FASTCNN_MASK_NONE, none, centre, none, none, <floating*>NULL, n, c, plane, channels_last,
-              partials, mean, var)
-        near = True
-        for i in range(c):
-            off = mean[i] / count
-            mean[i] = centre[i] + off
-            var[i] = var[i] / count - off * off
-            var[i] = 0 if var[i] < 0 else var[i]  # NaN stays
-            if off * off > 64 * var[i]:
-                near = False
-        if near:
-            return
-        for i in range(c):
-            if mean[i] - mean[i] == 0:
-                centre[i] = <floating>mean[i]
+    _sums(input, none, FASTCNN_MASK_NONE, none, none, none, none, <floating*>NULL, n, c, plane, channels_last, partials)
+    batch_norm_merge_ptr(partials, n, c, plane, channels_last, mean, var)
 
 
 cdef void batch_norm_factors_ptr(const double* mean, const double* var, const floating* weight, const floating* bias,
@@ -292,6 +373,24 @@ cdef void move_running_ptr(const double* batch, double factor, double momentum, 
         running[i] = <floating>((1 - momentum) * running[i] + momentum * (factor * batch[i]))
 
 
+cdef inline void _total(const double* partials, Py_ssize_t blocks, Py_ssize_t stride, double* first,
+                        double* second) noexcept nogil:
+    cdef Py_ssize_t i
+    first[0] = 0
+    second[0] = 0
+    for i in range(blocks):
+        first[0] += partials[i * stride]
+        second[0] += partials[i * stride + 1]
+
+
+cdef void batch_norm_total_ptr(const double* partials, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                               bint channels_last, double* first, double* second) noexcept nogil:
+    """Two sums for each channel from those of all tiles, in their order."""
+    cdef Py_ssize_t i, blocks = batch_norm_blocks(n, c, plane, channels_last)
+    for i in prange(c, schedule="static", num_threads=threads_for(c, 2 * blocks * c)):
+        _total(partials + 3 * i, blocks, 3 * c, first + i, second + i)
+
+
 cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
                               const floating* mean, const floating* scale, const floating* shift, floating* masked,
                               Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last, double* partials,
@@ -301,8 +400,8 @@ cdef void batch_norm_sums_ptr(const floating* grad_output, const floating* input
     g is grad_output where `mask` lets it through (see micro/norm.h; `output` is read for the one kind of mask, `scale`
     and `shift` for the other), elsewhere 0; it goes to `masked` unless that is NULL.
     """
-    _sums(input, grad_output, mask, output, mean, scale, shift, masked, n, c, plane, channels_last, partials, grad_sum,
-          product_sum)
+    _sums(input, grad_output, mask, output, mean, scale, shift, masked, n, c, plane, channels_last, partials)
+    batch_norm_total_ptr(partials, n, c, plane, channels_last, grad_sum, product_sum)
 
 
 cdef void batch_norm_slopes_ptr(const double* grad_sum, const double* product_sum, const floating* weight,
@@ -400,15 +499,17 @@ cdef inline void _grad_tile(const floating* dy, const floating* x, int mask, con
 cdef void batch_norm_grad_ptr(const floating* grad_output, const floating* input, int mask, const floating* output,
                               const floating* mean, const floating* scale, const floating* shift,
                               const floating* grad_mean, const floating* slope, const floating* grad_scale,
-                              floating* grad_input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
+                              floating* grad_input, bint together, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane,
                               bint channels_last) noexcept nogil:
     """grad_input = (g - grad_mean - (input - mean) * slope) * grad_scale, g as in `batch_norm_sums_ptr`.
 
-    Where `slope` is NULL, g * grad_scale. `grad_input` may be `grad_output` or `input`.
+    Where `slope` is NULL, g * grad_scale. `grad_input` may be `grad_output` or `input`. The threads go through the
+    tiles from the first on, all `together`, or each through a share, as batch_norm_sums_ptr has left them in its cache.
     """
     cdef Py_ssize_t i, tiles = _tiles(n, c, plane, channels_last)
     cdef const Lanes* lanes = fastcnn_norm_for(micro().name)
-    for i in prange(tiles, schedule="static", num_threads=threads_for(tiles, 3 * n * c * plane)):
+    cdef int threads = threads_for(tiles, 3 * n * c * plane)
+    for i in prange(tiles, schedule="static", chunksize=1 if together else _ceil(tiles, threads), num_threads=threads):
         _grad_tile(grad_output, input, mask, output, mean, scale, shift, grad_mean, slope, grad_scale, grad_input,
                    _tile(i, n, c, plane, channels_last), lanes)
 
@@ -423,15 +524,15 @@ cdef inline const floating* _start(const floating[::1] array) noexcept nogil:
 
 
 def blocks(Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last):
-    """blocks(n, c, plane, channels_last): how many rows of 2*c doubles `partials` needs."""
+    """blocks(n, c, plane, channels_last): how many rows of 3*c doubles `partials` needs."""
     return batch_norm_blocks(n, c, plane, channels_last)
 
 
 def batch_statistics(const floating[::1] input, Py_ssize_t n, Py_ssize_t c, Py_ssize_t plane, bint channels_last,
-                     floating[::1] centre, double[:, ::1] partials, double[:, ::1] statistics):
-    """batch_statistics(input, n, c, plane, channels_last, centre, partials, statistics): mean, var overwritten."""
+                     double[:, ::1] partials, double[:, ::1] statistics):
+    """batch_statistics(input, n, c, plane, channels_last, partials, statistics): mean, var overwritten."""
     with nogil:
-        batch_statistics_ptr(&input[0], n, c, plane, channels_last, &centre[0], &partials[0, 0], &statistics[0, 0],
+        batch_statistics_ptr(&input[0], n, c, plane, channels_last, &partials[0, 0], &statistics[0, 0],
                              &statistics[1, 0])
 
 
@@ -486,5 +587,5 @@ def backward(const floating[::1] grad_output, const floating[::1] input, const f
             g = kept
             mask = FASTCNN_MASK_NONE
         batch_norm_grad_ptr(g, &input[0], mask, y, &mean[0], s, b, &slopes[0, 0],
-                            &slopes[1, 0] if training else <floating*>NULL, &slopes[2, 0], &grad_input[0], n, c, plane,
-                            channels_last)
+                            &slopes[1, 0] if training else <floating*>NULL, &slopes[2, 0], &grad_input[0], False, n, c,
+                            plane, channels_last)

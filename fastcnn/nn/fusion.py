@@ -11,6 +11,9 @@ A pass over an activation costs as much as its convolution, and an array that on
 - ReLU and max-pool, in this order,
 - a linear layer and ReLU.
 
+A run whose convolution is followed by batch norm takes that one's statistics as it makes its output, and the next run
+asks for them.
+
 Where no gradient is asked for, the layers are cut in another way: batch norm, a residual and ReLU go with the
 convolution before them, which does them, by running statistics, to each row of places as it makes it.
 
@@ -82,6 +85,8 @@ def runs(layers: Sequence[Module], grads: bool = True) -> list[Module | Run]:
             run = LinearReLU(rest[:2])
         else:
             run = rest[0]
+        if type(run) in (NormConv, NormReLU) and type(maker) is NormConv:
+            run.source = maker.serves(run.norm)
         found.append(run)
         rest = rest[len(run.layers) if isinstance(run, Run) else 1 :]
     return found
@@ -102,6 +107,8 @@ class Run:
     *others : Module
         More whose own methods it goes round, or whose output it takes for its own.
     """
+
+    source: NormConv | None = None  # what makes the input, if it takes the statistics of it that batch norm here needs
 
     def __init__(self, layers: Sequence[Module], *others: Module) -> None:
         self.layers = tuple(layers)
@@ -138,6 +145,10 @@ class Run:
         saved, self._saved = self._saved, None
         return saved
 
+    def statistics(self, input: np.ndarray) -> np.ndarray | None:
+        """Return mean and variance of the input's channels if they are known."""
+        return None if self.source is None else self.source.known(input)
+
     def _overridden(self) -> bool:
         for layer in self._all:
             own = layer.__dict__
@@ -165,7 +176,7 @@ class NormReLU(Run):
         self.norm, self.owned = layers[0], maker is not None
 
     def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
-        (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(input, self.statistics(input))
         out = input if self.owned and not grads else None
         output = F.batch_norm_apply(input, mean, scale, shift, relu=True, out=out)
         return output, ((input, mean, invstd, from_batch), (scale, shift))
@@ -177,22 +188,42 @@ class NormReLU(Run):
 
 
 class NormConv(Run):
-    """Batch norm, ReLU and a convolution. What is convolved is not kept, but made again."""
+    """Batch norm, ReLU and a convolution. What is convolved is not kept, but made again.
+
+    Where another batch norm comes next, its statistics are taken as the output is made, and kept here for it.
+    """
 
     def __init__(self, layers: Sequence[Module]) -> None:
         super().__init__(layers)
         self.norm, _, self.conv = layers
+        self.next: Module | None = None
+        self._known: tuple[np.ndarray, np.ndarray] | None = None
+
+    def serves(self, norm: Module) -> NormConv:
+        """Say which batch norm comes next; return self."""
+        self.next = norm
+        return self
+
+    def known(self, output: np.ndarray) -> np.ndarray | None:
+        """Return the statistics of what `forward` made last, if that is it, and let go of both."""
+        known, self._known = self._known, None
+        return known[1] if known is not None and known[0] is output else None
 
     def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
-        (mean, invstd, scale, shift), from_batch = self.norm.factors(input)
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(input, self.statistics(input))
         weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
-        output = F.norm_conv2d(input, mean, scale, shift, weight, bias, *self.conv._geometry(), relu=True)
-        return output, ((input, mean, invstd, from_batch), (scale, shift))
+        arguments = input, mean, scale, shift, weight, bias, *self.conv._geometry()
+        saved = (input, mean, invstd, from_batch), (scale, shift)
+        if self.next is None or not (self.next.training or not self.next.track_running_stats):
+            return F.norm_conv2d(*arguments, relu=True), saved
+        output, statistics = F.norm_conv2d(*arguments, relu=True, statistics=True)
+        self._known = output, statistics
+        return output, saved
 
     def gradient(self, grad_output: np.ndarray) -> np.ndarray:
         saved, mask = self.saved()
         conv, (input, mean, _, _) = self.conv, saved
-        grad, grad_weight, grad_bias = F.norm_conv2d_backward(
+        grad, grad_weight, grad_bias, sums = F.norm_conv2d_backward(
             grad_output,
             input,
             mean,
@@ -201,11 +232,12 @@ class NormConv(Run):
             *conv._geometry(),
             relu=True,
             needs=(True, True, conv.bias is not None),
+            sums=True,
         )
         conv.weight.accumulate(grad_weight)
         if conv.bias is not None:
             conv.bias.accumulate(grad_bias)
-        return self.norm.gradients(grad, *saved, relu=mask, out=grad)[0]
+        return self.norm.gradients(grad, *saved, relu=mask, sums=sums, out=grad)[0]
 
 
 class ConvNorm(Run):
@@ -243,6 +275,8 @@ class ResidualReLU(Run):
         self.residual, self.body = residual, residual.body
         *first, self.norm = self.body.children()
         self.first = runs(first)
+        if type(self.first[-1]) is NormConv:
+            self.source = self.first[-1].serves(self.norm)
         self.owned = type(self.first[-1]) in (Conv2d, NormConv)
         # The first layer's gradient is a new array, to which the other branch's may be added.
         self.adds = type(self.first[0]) in (Conv2d, NormConv)
@@ -265,7 +299,7 @@ class ResidualReLU(Run):
             return self.last.output(made, other, True), None
         for run in self.first:
             made = run(made)
-        (mean, invstd, scale, shift), from_batch = self.norm.factors(made)
+        (mean, invstd, scale, shift), from_batch = self.norm.factors(made, self.statistics(made))
         other = self.residual.shortcut_of(input, made.shape)
         out = made if self.owned and not grads else None
         output = F.batch_norm_apply(made, mean, scale, shift, residual=other, relu=True, out=out)

@@ -47,7 +47,7 @@ class _BatchNorm(Module):
         self.running_var = np.ones(size, dtype) if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
-    def factors(self, input: np.ndarray) -> tuple[tuple[np.ndarray, ...], bool]:
+    def factors(self, input: np.ndarray, statistics: np.ndarray | None = None) -> tuple[tuple[np.ndarray, ...], bool]:
         """Return `fastcnn.functional.batch_norm_factors`, and whether they are the batch's; in training, count it."""
         check.ndim("input", input, *self.ranks)
         from_batch = self.training or not self.track_running_stats
@@ -56,8 +56,9 @@ class _BatchNorm(Module):
         if momentum is None:  # the mean of all batches so far
             momentum = 1 / (int(self.num_batches_tracked) + 1) if counts else 0.0
         weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
+        running = self.running_mean, self.running_var
         factors = F.batch_norm_factors(
-            input, self.running_mean, self.running_var, weight, bias, from_batch, momentum, self.eps
+            input, *running, weight, bias, from_batch, momentum, self.eps, statistics=statistics
         )
         if counts:
             self.num_batches_tracked += 1
