@@ -21,7 +21,12 @@ openmp = pytest.mark.skipif(not kernel.openmp_version(), reason="this build has 
 def run(code, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     return subprocess.run(
-        [sys.executable, "-c", code], env={**clean, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 
@@ -40,6 +45,27 @@ COUNT = "import fastcnn; print(fastcnn.get_num_threads())"
 )
 def test_environment(environment, count):
     assert run(COUNT, **environment).stdout.split() == [str(count)]
+
+
+WITHIN_TASKS = """
+import hashlib
+import numpy as np
+from fastcnn import functional as F
+x = np.random.default_rng(0).standard_normal((64, 32, 32, 32), np.float32).transpose(0, 3, 1, 2)
+weight = np.random.default_rng(1).standard_normal((32, 1, 3, 3), np.float32)
+one = np.ones(32, np.float32)
+y = F.norm_conv2d(x, one, one, one, weight, padding=1, groups=32, relu=True)
+results = y, *F.norm_conv2d_backward(y, x, one, one, one, weight, padding=1, groups=32, relu=True)
+results += F.conv2d_max_pool(x[:, :1], weight[:6], padding=1, pool=(2,), relu=True)
+print(hashlib.sha256(b"".join(result.tobytes() for result in results)).hexdigest())
+"""
+
+
+@openmp
+def test_a_region_that_gets_one_thread_only():
+    """Of kernels whose tasks call kernels: loops of OpenMP, one within the other, without a team for each."""
+    results = [run(WITHIN_TASKS, FASTCNN_NUM_THREADS="2", **limit) for limit in ({}, {"OMP_THREAD_LIMIT": "1"})]
+    assert results[0].stdout == results[1].stdout != "", results[1].stderr
 
 
 @openmp
