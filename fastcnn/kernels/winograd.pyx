@@ -57,9 +57,10 @@ cdef Py_ssize_t FAR_WIDTH = 2
 # Steps of a sum where tiles are 2x4. Longer, and rounding errors are more than 'highest' allows; shorter, and visits to
 # the result cost.
 cdef Py_ssize_t SUM_STEPS = 64
-# The same in backward-weight, whose nine taps share their sums' errors, and where registers are the shortest: there may
-# be no fused multiply-add, and each product is rounded.
-cdef Py_ssize_t FEWER_STEPS = 40
+# The same in backward-weight, whose nine taps share their sums' errors; and of any pass where registers are the
+# shortest: there may be no fused multiply-add, and each product is rounded.
+cdef Py_ssize_t WEIGHT_SUM_STEPS = 48
+cdef Py_ssize_t ROUNDED_SUM_STEPS = 40
 # Channels of weights that are brought into order at a time.
 cdef Py_ssize_t PACK_CHANNELS = 16
 # A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
@@ -137,7 +138,7 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     p.chunk, p.width = job.inputs, 1
     p.sum = max(1, job.inputs, job.n * job.ny * job.nx)
     if tile == 8:
-        p.sum = FEWER_STEPS if weights or lanes == 4 else SUM_STEPS
+        p.sum = ROUNDED_SUM_STEPS if lanes == 4 else WEIGHT_SUM_STEPS if weights else SUM_STEPS
     if weights:
         p.width = min(p.panels, 4 if tile == 4 else 2)
         fit = (PARTIAL_BYTES if tile == 4 else 2 * PARTIAL_BYTES) // itemsize // (p.positions * p.width * p.panel)
@@ -160,7 +161,7 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     # Tiles of a block: as many as fit, in whole rows, then whole images.
     fit = max(FAR_TILES if p.width > 1 and not weights else micro().rows,
               block // (p.positions * (p.v_tile + p.m_tile)))
-    if weights:
+    if weights and fit < 2 * p.sum:  # one sum a block
         fit = min(fit, p.sum)
     p.images, p.rows, p.columns = 1, 1, p.tiles_x
     if p.tiles_x > fit:
@@ -539,8 +540,8 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
                     first = t * channels // heights
                     r = (t + 1) * channels // heights - first
                     for k in range(pieces(tiles, p.sum)):
-                        y = k * p.sum
-                        s.depth = min(p.sum, tiles - y)
+                        y = k * tiles // pieces(tiles, p.sum)
+                        s.depth = (k + 1) * tiles // pieces(tiles, p.sum) - y
                         run_tile(r, p.panel, &s, <const floating*>(v + position * p.v_position + y * p.v_tile + first),
                                  <const floating*>(dy + position * p.m_position + y * p.m_tile + panel * p.panel),
                                  <const floating*>NULL,
