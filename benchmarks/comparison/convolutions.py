@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from comparison import peer
-from comparison.peak import measure
+from comparison.peak import Peak
 from comparison.peer import torch
 from comparison.report import NAME, OURS, TIMES, Column, Report, percent, small, timing_row
 from fastcnn import functional, get_float32_matmul_precision, reference
@@ -190,8 +190,9 @@ def rows(filter: str) -> Iterator[tuple[str, Layer, str]]:
 
 def run(options: argparse.Namespace, report: Report) -> None:
     """Print the table of the suite."""
-    highest, how = measure(options.threads)
-    report.add_header("float32 peak", f"{highest / 1e9:.0f} GF/s: {how}")
+    peak = Peak()
+    highest = peak.rate(options.threads)
+    report.add_header("float32 peak", f"{highest / 1e9:.0f} GF/s: {peak.how}")
     chosen = list(rows(options.filter))
     table = report.table(
         "Convolutions: median times; ratio = faster of PyTorch's two / fastcnn; relative errors against float64",

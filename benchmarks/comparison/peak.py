@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -38,39 +39,56 @@ float multiply_add(long steps, double *flops) {
 """
 STEPS = 1_000_000
 REPEATS = 20
+FEW_REPEATS = 5
 
 
-def measure(threads: int) -> tuple[float, str]:
-    """Return flops a second with that many threads, and how they were measured: the best of several attempts."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return _products(), "products of 2048x2048 matrices by NumPy, as there is no C compiler"
-    return _multiply_adds(compiler, threads), "multiply-additions in registers"
+class Peak:
+    """How fast multiply-additions are: in registers, or without a C compiler those of matrix products by NumPy."""
+
+    def __init__(self) -> None:
+        compiler = shutil.which(os.environ.get("CC", "cc"))
+        self.how = "multiply-additions in registers"
+        self._function = None if compiler is None else _compiled(compiler)
+        if self._function is None:
+            self.how = "products of 2048x2048 matrices by NumPy, as there is no C compiler"
+
+    def rate(self, threads: int, repeats: int = REPEATS) -> float:
+        """Return flops a second with that many threads, the best of several attempts."""
+        if self._function is None:
+            return _products(repeats)
+        with ThreadPoolExecutor(threads) as pool:
+            return max(sum(pool.map(self._attempt, range(threads))) for _ in range(repeats))
+
+    def cores(self, threads: int) -> float | None:
+        """Return what that many threads do at the moment as a multiple of what one does; None without a compiler.
+
+        Two virtual processors may be one core's, or have to share it with other guests of the host, for a while.
+        """
+        if self._function is None:
+            return None
+        return self.rate(threads, FEW_REPEATS) / self.rate(1, FEW_REPEATS)
+
+    def _attempt(self, _: int) -> float:
+        flops = ctypes.c_double()
+        start = time.perf_counter()
+        self._function(ctypes.c_long(STEPS), ctypes.byref(flops))  # ctypes lets other threads run meanwhile
+        return flops.value / (time.perf_counter() - start)
 
 
-def _multiply_adds(compiler: str, threads: int) -> float:
+def _compiled(compiler: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = os.path.join(folder, "peak.so")
         flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-x", "c", "-"]
         subprocess.run([compiler, *flags, "-o", library], input=SOURCE, text=True, check=True)
-        function = ctypes.CDLL(library).multiply_add  # ctypes lets other threads run meanwhile
-        function.restype = ctypes.c_float
-
-        def attempt(_: int) -> float:
-            flops = ctypes.c_double()
-            start = time.perf_counter()
-            function(ctypes.c_long(STEPS), ctypes.byref(flops))
-            return flops.value / (time.perf_counter() - start)
-
-        with ThreadPoolExecutor(threads) as pool:
-            rounds = [sum(pool.map(attempt, range(threads))) for _ in range(REPEATS)]
-    return max(rounds)
+        function = ctypes.CDLL(library).multiply_add
+    function.restype = ctypes.c_float
+    return function
 
 
-def _products() -> float:
+def _products(repeats: int) -> float:
     a, b = np.random.default_rng(0).standard_normal((2, 2048, 2048), np.float32)
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         a @ b
         times.append(time.perf_counter() - start)

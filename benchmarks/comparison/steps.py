@@ -14,6 +14,7 @@ from comparison import peer
 from comparison.isolated import peak_of
 from comparison.memory import COLUMNS as MEMORY_COLUMNS
 from comparison.memory import add_row
+from comparison.peak import Peak
 from comparison.peer import torch
 from comparison.report import NAME, OURS, Column, Report, timing_row
 from fastcnn import models, nn, optim
@@ -314,13 +315,17 @@ def _time(rows: Sequence[Row], options: argparse.Namespace, report: Report) -> N
             Column("precision", "precision", 9),
             Column("torch", "torch", 9, duration),
             *OURS,
+            Column("cores", "cores", 5, "{:.1f}".format),
             Column("best", "torch's fastest setting", -23),
         ],
         [row.name for row in rows],
     )
+    peak = Peak()
     for row in rows:
         theirs = {} if torch is None else row.theirs(options)
         sides = _compared(row.name, theirs | {"fastcnn": row.ours()})
-        figures = timing_row(options.time(sides), [side for side in sides if side != "fastcnn"])
-        table.add(name=row.name, precision=options.precision, torch=figures.get(figures.get("best")), **figures)
+        timing, cores = options.time(sides), peak.cores(options.threads)
+        figures = timing_row(timing, [side for side in sides if side != "fastcnn"])
+        best = figures.get(figures.get("best"))
+        table.add(name=row.name, precision=options.precision, torch=best, cores=cores, **figures)
     table.sum_up()
