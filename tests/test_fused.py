@@ -293,6 +293,7 @@ WINNERS = {  # shapes of input and weight, convolution, pool
     "a window of seven": ((3, 3, 15, 13), (17, 3, 7, 7), {"padding": (1, 3), "stride": 2}, (2,)),
     "pixels without a window": ((4, 2, 11, 12), (5, 2, 2, 2), {"stride": 3, "padding": (0, 1)}, (2,)),
     "three columns of taps": ((1, 4, 12, 13), (8, 4, 3, 3), {"padding": 1}, ((2, 3),)),
+    "a window of one": ((5, 3, 9, 8), (11, 3, 1, 1), {}, (2,)),
 }
 
 

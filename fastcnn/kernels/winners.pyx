@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window
 from .isa cimport Micro, micro
-from .jobs cimport ALIGN, Job, aligned, aligned_start, copy_pixels, forward_job, lanes_of, pieces, round_up
+from .jobs cimport ALIGN, Image, aligned, aligned_start, copy_pixels, image_of, lanes_of, pieces, round_up
 from .threads cimport thread_index, threads_for
 
 
@@ -150,7 +150,7 @@ cdef inline void _pick(const Micro* tiles, Py_ssize_t rows, Py_ssize_t width, Py
         tiles.picked_f64(rows, width, count, offset, g, step, a, a_row, c, c_row)
 
 
-cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Job* job, Py_ssize_t image,
+cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Image* source, Py_ssize_t image,
                    Py_ssize_t images, const int32_t* own, const floating* grad, const uint8_t* taps,
                    const floating* input, floating* sums, char* slice) noexcept nogil:
     """Add to a part's sums what a block of images has for them."""
@@ -169,7 +169,7 @@ cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Job
     for i in range(images):
         if p.woven == 1:
             rows = copy + i * p.image
-        copy_pixels(input + (image + i) * job.source.image, &job.source, -g.ph, count, -g.pw, p.columns, g.c, rows, g.c)
+        copy_pixels(input + (image + i) * source.image, source, -g.ph, count, -g.pw, p.columns, g.c, rows, g.c)
         if p.woven > 1:
             if floating is float:
                 tiles.weave_f32(p.woven, count - p.woven + 1, p.columns, rows, p.columns, p.columns,
@@ -186,7 +186,7 @@ cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Job
               p.woven * p.row, sums + o * p.strips * p.pitch, p.pitch)
 
 
-cdef void _image(const Plan* p, const Window* g, const Window* pool, const Job* job, Py_ssize_t image,
+cdef void _image(const Plan* p, const Window* g, const Window* pool, const Image* source, Py_ssize_t image,
                  const int32_t* own, const floating* dy, const uint8_t* taps, const floating* packed,
                  floating* grad_input, char* slice) noexcept nogil:
     """The gradient of one image."""
@@ -225,16 +225,16 @@ cdef void _image(const Plan* p, const Window* g, const Window* pool, const Job* 
                 _spread(tiles, p, g, left, left_offset, left_grads, packed, odd, to)
                 _spread(tiles, p, g, right, right_offset, right_grads, packed, odd, to + step)
             at += pool.c
-    grad_input += image * job.source.image
+    grad_input += image * source.image
     out += g.ph * p.out_row + g.pw * g.c
     for y in range(g.h):
-        to = grad_input + y * job.source.row
-        if job.source.channel == 1:
+        to = grad_input + y * source.row
+        if source.channel == 1:
             memcpy(to, out + y * p.out_row, g.w * g.c * sizeof(floating))
             continue
         for c in range(g.c):
             for x in range(g.w):
-                to[c * job.source.channel + x] = out[y * p.out_row + x * g.c + c]
+                to[c * source.channel + x] = out[y * p.out_row + x * g.c + c]
 
 
 cdef inline void _spread(const Micro* tiles, const Plan* p, const Window* g, Py_ssize_t count, const int32_t* offset,
@@ -252,7 +252,7 @@ cdef inline void _spread(const Micro* tiles, const Plan* p, const Window* g, Py_
                 out[i * p.out_row + k] += grads[o] * packed[offset[o] + i * p.w_row + k]
 
 
-cdef void _part(const Plan* p, const Window* g, const Window* pool, const Job* job, Py_ssize_t part,
+cdef void _part(const Plan* p, const Window* g, const Window* pool, const Image* source, Py_ssize_t part,
                 const int32_t* own, const floating* grad, const uint8_t* taps, const floating* input,
                 const floating* packed, floating* grad_input, floating* sums, char* slice) noexcept nogil:
     """One task; grad_input and sums are NULL where they are not asked for."""
@@ -261,14 +261,14 @@ cdef void _part(const Plan* p, const Window* g, const Window* pool, const Job* j
     cdef floating* item_sums = <floating*>(slice + p.item_sums)
     if grad_input != NULL:
         for i in range(image, end):
-            _image(p, g, pool, job, i, own + p.items, grad, taps, packed, grad_input, slice)
+            _image(p, g, pool, source, i, own + p.items, grad, taps, packed, grad_input, slice)
     if sums == NULL:
         return
     memset(item_sums, 0, p.items * sizeof(floating))
     memset(sums, 0, p.sums * sizeof(floating))
     for i in range(pieces(end - image, p.images)):
         images = min(p.images, end - image - i * p.images)
-        _weights(p, g, pool, job, image + i * p.images, images, own, grad, taps, input, sums, slice)
+        _weights(p, g, pool, source, image + i * p.images, images, own, grad, taps, input, sums, slice)
     sums += pool.c * p.strips * p.pitch
     for y in range(1, pool.oh):
         for i in range(line):
@@ -284,7 +284,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
                                int threads) noexcept nogil:
     """grad_input, grad_weight and grad_bias, each overwritten; NULL for what is not needed."""
     cdef Plan p = _plan(g, pool, threads, sizeof(floating))
-    cdef Job job = forward_job(g, pool.c, 1)
+    cdef Image source = image_of(g.c, g.h, g.w, g.channels_last)
     cdef char* start = aligned_start(scratch)
     cdef floating* packed = <floating*>start
     cdef int32_t* own = <int32_t*>(start + p.own)
@@ -313,7 +313,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
     # An item takes as long as some eight elementary operations, and as one for eight multiply-adds.
     for part in prange(p.parts, schedule="dynamic", num_threads=min(threads, threads_for(p.parts, work))):
         slice = start + p.slices + thread_index() * p.slice
-        _part(&p, g, pool, &job, part, own, grad_output, taps, input, packed, grad_input,
+        _part(&p, g, pool, &source, part, own, grad_output, taps, input, packed, grad_input,
               partial + part * p.sums if sums else <floating*>NULL, slice)
     for part in range(1, p.parts if sums else 0):
         for i in range(p.sums):
