@@ -38,47 +38,58 @@ def _products(output: tuple[int, ...], weight: np.ndarray) -> float:
 # arguments. Weights and vectors of one number a channel are left out; an array counts each time it is read or written.
 
 
-def _conv(out: Any, x: np.ndarray, weight: np.ndarray, *_: Any) -> tuple[float, float, float]:
+def _conv(out: Any, /, x: np.ndarray, weight: np.ndarray, *_: Any, **__: Any) -> tuple[float, float, float]:
     return x.nbytes + out.nbytes, x.nbytes + out.nbytes, _products(out.shape, weight)
 
 
-def _conv_backward(grads: Any, dy: np.ndarray, x: np.ndarray, weight: np.ndarray, *_: Any) -> tuple:
+def _conv_backward(grads: Any, dy: np.ndarray, x: np.ndarray, weight: np.ndarray, *_: Any, **__: Any) -> tuple:
     dx = 0 if grads[0] is None else grads[0].nbytes  # grad_output is read for it, and once more for the weight
     passes = 1 + bool(dx)
     return passes * dy.nbytes + x.nbytes + dx, dy.nbytes + x.nbytes + dx, passes * _products(dy.shape, weight)
 
 
-def _norm_conv(out: Any, x: np.ndarray, mean: Any, scale: Any, shift: Any, weight: np.ndarray, *_: Any) -> tuple:
-    return _conv(out, x, weight)
+# Where Winograd's algorithm convolves, as in this network, statistics and sums are passes of their own within the call.
 
 
-def _norm_conv_backward(grads: Any, dy: Any, x: Any, mean: Any, scale: Any, shift: Any, weight: Any, *_: Any) -> tuple:
-    return _conv_backward(grads, dy, x, weight)
+def _norm_conv(
+    out: Any, /, x: Any, mean: Any, scale: Any, shift: Any, weight: Any, *_: Any, statistics: bool = False, **__: Any
+) -> tuple:
+    output = out[0] if statistics else out
+    moved, least, products = _conv(output, x, weight)
+    return moved + statistics * output.nbytes, least, products
 
 
-def _factors(_: Any, x: np.ndarray, *__: Any) -> tuple:
-    return x.nbytes, 0, 0  # none, were the sums taken where the convolution writes x
+def _norm_conv_backward(
+    grads: Any, dy: Any, x: Any, mean: Any, scale: Any, shift: Any, weight: Any, *_: Any, sums: bool = False, **__: Any
+) -> tuple:
+    moved, least, products = _conv_backward(grads, dy, x, weight)
+    return moved + sums * (x.nbytes + grads[0].nbytes), least, products
 
 
-def _apply(y: Any, x: Any, *_: Any, residual: Any = None) -> tuple:
+def _factors(_: Any, x: np.ndarray, *__: Any, statistics: Any = None, **___: Any) -> tuple:
+    return x.nbytes if statistics is None else 0, 0, 0  # none, were the sums taken where the convolution writes x
+
+
+def _apply(y: Any, x: Any, *_: Any, residual: Any = None, **__: Any) -> tuple:
     moved = x.nbytes + y.nbytes + (0 if residual is None else residual.nbytes)
     return moved, moved, 0
 
 
-def _norm_backward(grads: Any, dy: Any, x: Any, *_: Any, relu: Any = None) -> tuple:
+def _norm_backward(grads: Any, dy: Any, x: Any, *_: Any, relu: Any = None, sums: Any = None, **__: Any) -> tuple:
     mask = relu.nbytes if isinstance(relu, np.ndarray) else 0
     masked = grads[3].nbytes if len(grads) > 3 else 0
     # The sums read gradient and input once before the pass that uses them: less only where what gives the gradient
     # takes them as it writes.
-    first, second = dy.nbytes + x.nbytes + mask + masked, dy.nbytes + x.nbytes + x.nbytes
+    first = dy.nbytes + x.nbytes + mask + masked if sums is None else 0
+    second = dy.nbytes + x.nbytes + x.nbytes
     return first + second, second + mask + masked, 0
 
 
-def _add(out: Any, *_: Any) -> tuple:
+def _add(out: Any, /, *_: Any, **__: Any) -> tuple:
     return 3 * out.nbytes, out.nbytes, 0  # were it done where the convolution writes its gradient: the other summand
 
 
-def _mean(out: Any, x: np.ndarray, *_: Any) -> tuple:
+def _mean(out: Any, /, x: np.ndarray, *_: Any, **__: Any) -> tuple:
     return x.nbytes + out.nbytes, x.nbytes + out.nbytes, 0
 
 
@@ -107,12 +118,7 @@ def _recorded(found: dict[str, list]) -> Iterator[None]:
             start = time.perf_counter()
             result = function(*args, **options)
             seconds = time.perf_counter() - start
-            known = {key: value for key, value in options.items() if key in ("residual", "relu")}
-            if count not in (_apply, _norm_backward):
-                known = {}
-            elif count is _apply:
-                known.pop("relu", None)
-            found.setdefault(name, []).append((seconds, *count(result, *args, **known)))
+            found.setdefault(name, []).append((seconds, *count(result, *args, **options)))
             return result
 
         return call
