@@ -474,6 +474,7 @@ def test_finite_differences_of_a_residual_and_relu():
 
 X = np.zeros((4, 3, 2, 2), np.float32)
 V = np.ones(3, np.float32)
+Y = X.copy()
 READ_ONLY = V.copy()
 READ_ONLY.flags.writeable = False
 F32 = "a NumPy array of float32 or float64"
@@ -584,6 +585,8 @@ BAD_IN_ONE = [
      "out: expected memory apart from input, got an array that overlaps it"),
     (lambda: F.batch_norm_backward(X.copy(), X.copy(), V, V, V, relu=X, out=X), ValueError,
      "out: expected memory apart from relu, got an array that overlaps it"),
+    (lambda: F.batch_norm_backward(X, X, V, Y.ravel()[:3], V, out=Y), ValueError,
+     "out: expected memory apart from mean, got an array that overlaps it"),
 ]  # fmt: skip
 
 

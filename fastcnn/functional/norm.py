@@ -500,8 +500,9 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
         check.fail("sums", "None, as the masked gradient is written where they are taken", "an array")
     axes, layout = _memory(images)
     apart = {} if out is input or out is grad_output else {"input": input, "grad_output": grad_output}
+    apart |= {"relu": output, **checked, "mean": mean, "invstd": invstd, "sums": sums}
     vectors = (new(images.shape[1:2], input.dtype),) * 2
-    results = (_result(out, input, axes, **apart, relu=output), *vectors)
+    results = (_result(out, input, axes, **apart), *vectors)
     if return_masked:
         results = (*results, grad_output if relu is None else _result(None, input, axes))
     if not input.size:
