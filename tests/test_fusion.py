@@ -391,3 +391,34 @@ def test_taps_are_made_only_for_backward(layers, monkeypatch):
         assert bits([model(x)]) == bits([output])
     assert asked in ([True], [True, False])
     assert model.backward(output) is not None  # what the first pass saved is there
+
+
+def chain(dtype=np.float64):
+    parts = [[nn.BatchNorm2d(4, dtype=dtype), nn.ReLU(), conv(4, 4, dtype=dtype)] for _ in range(2)]
+    body = nn.Sequential(conv(4, 4, dtype=dtype), *parts[1], nn.BatchNorm2d(4, dtype=dtype))
+    return nn.Sequential(*parts[0], nn.BatchNorm2d(4, dtype=dtype), nn.ReLU(), nn.Residual(body), nn.ReLU())
+
+
+def test_what_a_convolution_knows_is_not_computed_again(monkeypatch):
+    """Statistics of its output, and sums for the gradients of the batch norm before it."""
+    given, taken = [], []
+    factors, backward = F.batch_norm_factors, F.batch_norm_backward
+
+    def record_factors(*args, statistics=None, **options):
+        given.append(statistics is not None)
+        return factors(*args, statistics=statistics, **options)
+
+    def record_backward(*args, sums=None, **options):
+        taken.append(sums is not None)
+        return backward(*args, sums=sums, **options)
+
+    monkeypatch.setattr(F, "batch_norm_factors", record_factors)
+    monkeypatch.setattr(F, "batch_norm_backward", record_backward)
+    model = chain()
+    model.backward(model(normal((2, 4, 5, 6))))
+    assert given == [False, True, False, True]  # the second and the fourth have such a convolution before them
+    assert taken == [False, True, False, True]  # from the last to the first
+    model[3].eval()  # whose factors are not the batch's
+    del given[:]
+    model(normal((2, 4, 5, 6)))
+    assert given == [False, False, False, True]
