@@ -10,13 +10,16 @@ What holds for all of them:
 
 - Tensors are on the CPU, float32 or float64. The functions refuse others; the layers leave them to torch, as they do
   under autocast and while `torch.jit.trace` records.
-- Gradients are computed for what requires them and no more. A second derivative is an error of torch's that says so.
+- Gradients are computed for what requires them and no more.
+- fastcnn has first derivatives in reverse mode. Where torch has to see the operations themselves (`create_graph=True`,
+  forward mode, the transforms of `torch.func`, tracers, dispatch modes, subclasses of `Tensor`), a call is torch's own.
 - `torch.compile` breaks its graph at each call and runs it as it is.
 - Running statistics are updated in place, as torch does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -29,7 +32,6 @@ except ModuleNotFoundError as error:
 
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
 from fastcnn import functional as F
@@ -102,48 +104,130 @@ class _NoContext:
         pass
 
 
-def _apply(operation: type[Function], *arguments: Any) -> Any:
+# --- operations -----------------------------------------------------------------------------------------------------
+
+
+class _Operation(Function):
+    """A function of torch's and its first derivative, by fastcnn."""
+
+    @staticmethod
+    def by_torch(*arguments: Any) -> Any:
+        """Torch's function, called with the arguments of `forward`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
+        """Return the gradients of the first arguments of `forward`, by fastcnn."""
+        raise NotImplementedError
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        """Return the same by torch's operations, as functions of `grad_output` and of the saved tensors."""
+        raise NotImplementedError
+
+    @classmethod
+    def backward(cls, ctx: Any, grad_output: Tensor, *_: Any) -> tuple:
+        if (
+            torch.is_grad_enabled()  # only with create_graph=True
+            or _torch_watches(grad_output)
+            or torch._C._functorch.is_legacy_batchedtensor(grad_output)  # is_grads_batched=True
+            or grad_output.layout is not torch.strided
+        ):
+            with torch.autocast("cpu", enabled=False):
+                grads = cls.gradients_by_torch(ctx, grad_output)
+        else:
+            grads = cls.gradients(ctx, grad_output)
+        return *grads, *(None,) * (len(ctx.needs_input_grad) - len(grads))
+
+
+def _torch_watches(*tensors: Any) -> bool:
+    """Whether torch is to see operations of its own: forward mode, torch.func, tracers, dispatch modes, subclasses."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or any(isinstance(tensor, Tensor) and type(tensor) not in _PLAIN for tensor in tensors)
+    )
+
+
+def _apply(operation: type[_Operation], *arguments: Any) -> Any:
     """Call an operation; while torch.compile traces, outside of its graph."""
     if torch.compiler.is_compiling():
         return torch.compiler.disable(operation.apply)(*arguments)
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+    if _torch_watches(*arguments):
+        with torch.autocast("cpu", enabled=False):
+            return operation.by_torch(*arguments)
+    if torch.is_grad_enabled():
         return operation.apply(*arguments)
     return operation.forward(_NoContext(), *arguments)
 
 
-# --- operations -----------------------------------------------------------------------------------------------------
+def _differentiate(function: Callable, tensors: tuple, needs: tuple, grad_output: Tensor) -> tuple:
+    """Return the gradients that are needed, by torch's autograd: with a graph of their own where one is asked for."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that a gradient stops at each of the tensors where one was computed from another.
+        views = [tensor.view_as(tensor) for tensor in tensors]
+        wanted = [view for view, needed in zip(views, needs, strict=True) if needed]
+        grads = iter(torch.autograd.grad(function(*views), wanted, grad_output, create_graph=create_graph))
+    return tuple(next(grads) if needed else None for needed in needs)
 
 
-class _Convolution(Function):
+def _zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return what stands for a tensor that was not kept, as the output is linear in it."""
+    return torch.zeros(size, dtype=dtype, device="cpu", requires_grad=True)
+
+
+class _Convolution(_Operation):
     @staticmethod
-    def forward(ctx: Any, input: Any, weight: Any, bias: Any, geometry: Any, forward: Any, backward: Any) -> Any:
+    def forward(ctx: Any, input: Any, weight: Any, bias: Any, geometry: Any, name: Any) -> Any:
         ctx.save_for_backward(input, weight)
-        ctx.geometry, ctx.function = geometry, backward
-        return _tensor(forward(_array(input), _array(weight), _array(bias), *geometry))
+        ctx.geometry, ctx.name = geometry, name
+        return _tensor(getattr(F, name)(_array(input), _array(weight), _array(bias), *geometry))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def by_torch(input: Any, weight: Any, bias: Any, geometry: Any, name: Any) -> Any:
+        return getattr(nn.functional, name)(input, weight, bias, *geometry)
+
+    @staticmethod
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         input, weight = map(_array, ctx.saved_tensors)
-        grads = ctx.function(_array(grad_output), input, weight, *ctx.geometry, needs=ctx.needs_input_grad[:3])
-        return *map(_tensor, grads), None, None, None
+        backward = getattr(F, f"{ctx.name}_backward")
+        grads = backward(_array(grad_output), input, weight, *ctx.geometry, needs=ctx.needs_input_grad[:3])
+        return tuple(map(_tensor, grads))
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        input, weight = ctx.saved_tensors
+        return _differentiate(
+            lambda *tensors: _Convolution.by_torch(*tensors, ctx.geometry, ctx.name),
+            (input, weight, _zeros(weight.shape[:1], weight.dtype)), ctx.needs_input_grad[:3], grad_output,
+        )  # fmt: skip
 
 
-class _Linear(Function):
+class _Linear(_Operation):
     @staticmethod
     def forward(ctx: Any, input: Any, weight: Any, bias: Any) -> Any:
         ctx.save_for_backward(input, weight)
         return _tensor(F.linear(_array(input), _array(weight), _array(bias)))
 
+    by_torch = staticmethod(nn.functional.linear)
+
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         input, weight = map(_array, ctx.saved_tensors)
         grads = F.linear_backward(_array(grad_output), input, weight, needs=ctx.needs_input_grad)
         return tuple(map(_tensor, grads))
 
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        input, weight = ctx.saved_tensors
+        tensors = input, weight, _zeros(weight.shape[:1], weight.dtype)
+        return _differentiate(nn.functional.linear, tensors, ctx.needs_input_grad, grad_output)
 
-class _MaxPool2d(Function):
+
+class _MaxPool2d(_Operation):
     @staticmethod
     def forward(ctx: Any, input: Any, window: Any, return_indices: Any, backward_follows: Any) -> Any:
         if return_indices:
@@ -161,14 +245,37 @@ class _MaxPool2d(Function):
         return output
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> Any:
+    def by_torch(input: Any, window: Any, return_indices: Any, backward_follows: Any) -> Any:
+        return nn.functional.max_pool2d(input, *window, return_indices=return_indices)
+
+    @staticmethod
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         marks, grad_output = _array(*ctx.saved_tensors), _array(grad_output)
         if ctx.return_indices:
-            grad_input = F.max_pool2d_backward(grad_output, marks, ctx.size)
-        else:
-            grad_input = F.max_pool2d_taps_backward(grad_output, marks, ctx.size, *ctx.window)
-        return _tensor(grad_input), None, None, None
+            return (_tensor(F.max_pool2d_backward(grad_output, marks, ctx.size)),)
+        return (_tensor(F.max_pool2d_taps_backward(grad_output, marks, ctx.size, *ctx.window)),)
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        (indices,) = ctx.saved_tensors
+        if not ctx.return_indices:
+            indices = _indices_of_taps(indices, ctx.size[-1], ctx.window)
+        pixels = *indices.shape[:-2], indices.shape[-2] * indices.shape[-1]
+        planes = grad_output.new_zeros((*ctx.size[:-2], ctx.size[-2] * ctx.size[-1]))
+        planes = planes.scatter_add(-1, indices.reshape(pixels), grad_output.reshape(pixels))
+        return (planes.reshape(ctx.size),)
+
+
+def _indices_of_taps(taps: Tensor, width: int, window: tuple) -> Tensor:
+    """Return the indices in their plane that window indices stand for."""
+    kernel_size, stride, padding, dilation, _ = window
+    stride = kernel_size if stride is None else stride
+    (_, kw), (sh, sw), (ph, pw), (dh, dw) = (
+        np.broadcast_to(v, 2).tolist() for v in (kernel_size, stride, padding, dilation)
+    )
+    taps = taps.long()
+    rows = torch.arange(taps.shape[-2])[:, None] * sh - ph + taps // kw * dh
+    return rows * width + torch.arange(taps.shape[-1]) * sw - pw + taps % kw * dw
 
 
 def _in_order(array: np.ndarray, channels_last: bool) -> np.ndarray:
@@ -181,7 +288,7 @@ def _in_order(array: np.ndarray, channels_last: bool) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).reshape(-1).reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
 
-class _AvgPool2d(Function):
+class _AvgPool2d(_Operation):
     @staticmethod
     def forward(ctx: Any, input: Any, window: Any) -> Any:
         input = _array(input)
@@ -190,27 +297,45 @@ class _AvgPool2d(Function):
         return _tensor(F.avg_pool2d(input, *window))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def by_torch(input: Any, window: Any) -> Any:
+        return nn.functional.avg_pool2d(input, *window)
+
+    @staticmethod
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         grad_output = _in_order(_array(grad_output), ctx.channels_last)
-        return _tensor(F.avg_pool2d_backward(grad_output, ctx.size, *ctx.window)), None
+        return (_tensor(F.avg_pool2d_backward(grad_output, ctx.size, *ctx.window)),)
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        input = _zeros(ctx.size, grad_output.dtype)
+        return _differentiate(
+            lambda input: nn.functional.avg_pool2d(input, *ctx.window), (input,), (True,), grad_output
+        )
 
 
-class _AdaptiveAvgPool2d(Function):
+class _AdaptiveAvgPool2d(_Operation):
     @staticmethod
     def forward(ctx: Any, input: Any, output_size: Any) -> Any:
         input = _array(input)
         ctx.size, ctx.channels_last = input.shape, input.ndim == 4 and is_channels_last(input)
         return _tensor(F.adaptive_avg_pool2d(input, output_size))
 
+    by_torch = staticmethod(nn.functional.adaptive_avg_pool2d)
+
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         grad_output = _in_order(_array(grad_output), ctx.channels_last)
-        return _tensor(F.adaptive_avg_pool2d_backward(grad_output, ctx.size)), None
+        return (_tensor(F.adaptive_avg_pool2d_backward(grad_output, ctx.size)),)
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        input, output_size = _zeros(ctx.size, grad_output.dtype), grad_output.shape[-2:]
+        return _differentiate(
+            lambda input: nn.functional.adaptive_avg_pool2d(input, output_size), (input,), (True,), grad_output
+        )
 
 
-class _BatchNorm(Function):
+class _BatchNorm(_Operation):
     @staticmethod
     def forward(
         ctx: Any,
@@ -227,29 +352,65 @@ class _BatchNorm(Function):
             _array(input), _array(running_mean), _array(running_var), _array(weight), _array(bias),
             training, momentum, eps, return_saved=True,
         )  # fmt: skip
+        if training and running_mean is not None:
+            for statistic in (running_mean, running_var):  # autograd is to know that they changed
+                if not statistic.is_inference():
+                    increment_version(statistic)
         ctx.save_for_backward(input, weight, _tensor(mean), _tensor(invstd))
-        ctx.training = training
+        ctx.training, ctx.eps = training, eps
         return _tensor(output)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
+    def by_torch(
+        input: Any,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        training: Any,
+        momentum: Any,
+        eps: Any,
+    ) -> Any:
+        return nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    @staticmethod
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
         grads = F.batch_norm_backward(_array(grad_output), *map(_array, ctx.saved_tensors), ctx.training)
-        wanted = zip(grads, ctx.needs_input_grad, strict=False)
-        return *(_tensor(grad) if needed else None for grad, needed in wanted), *(None,) * 5
+        return tuple(
+            _tensor(grad) if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False)
+        )
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        input, weight, mean, invstd = ctx.saved_tensors
+        channels = (slice(None), *(None,) * (input.dim() - 2))
+
+        def normalize(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if ctx.training:
+                return nn.functional.batch_norm(input, None, None, weight, bias, True, 0.0, ctx.eps)
+            return (input - mean[channels]) * (invstd * weight)[channels] + bias[channels]
+
+        tensors = input, torch.ones_like(mean) if weight is None else weight, _zeros(mean.shape, mean.dtype)
+        return _differentiate(normalize, tensors, ctx.needs_input_grad[:3], grad_output)
 
 
-class _ReLU(Function):
+class _ReLU(_Operation):
     @staticmethod
     def forward(ctx: Any, input: Any) -> Any:
         output = _tensor(F.relu(_array(input)))
         ctx.save_for_backward(output)
         return output
 
+    by_torch = staticmethod(torch.relu)
+
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        return _tensor(F.relu_backward(_array(grad_output), _array(*ctx.saved_tensors)))
+    def gradients(ctx: Any, grad_output: Tensor) -> tuple:
+        return (_tensor(F.relu_backward(_array(grad_output), _array(*ctx.saved_tensors))),)
+
+    @staticmethod
+    def gradients_by_torch(ctx: Any, grad_output: Tensor) -> tuple:
+        (output,) = ctx.saved_tensors
+        return (torch.ops.aten.threshold_backward(grad_output, output, 0),)
 
 
 # --- functions ------------------------------------------------------------------------------------------------------
@@ -296,7 +457,7 @@ def conv1d(
     """
     _tensors(input=input, weight=weight, bias=bias)
     geometry = stride, padding, dilation, groups
-    return _apply(_Convolution, input, weight, bias, geometry, F.conv1d, F.conv1d_backward)
+    return _apply(_Convolution, input, weight, bias, geometry, "conv1d")
 
 
 def conv2d(
@@ -342,7 +503,7 @@ def conv2d(
     if input.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
         input = input.contiguous(memory_format=torch.channels_last)
     geometry = stride, padding, dilation, groups
-    return _apply(_Convolution, input, weight, bias, geometry, F.conv2d, F.conv2d_backward)
+    return _apply(_Convolution, input, weight, bias, geometry, "conv2d")
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -568,12 +729,7 @@ def batch_norm(
             [ 1.]])
     """
     _tensors(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    output = _apply(_BatchNorm, input, weight, bias, running_mean, running_var, training, momentum, eps)
-    if training and running_mean is not None:
-        for statistic in (running_mean, running_var):  # autograd is to know that they changed
-            if not statistic.is_inference():
-                increment_version(statistic)
-    return output
+    return _apply(_BatchNorm, input, weight, bias, running_mean, running_var, training, momentum, eps)
 
 
 def relu(input: Tensor) -> Tensor:
@@ -617,7 +773,6 @@ def _ours(*tensors: Tensor | None) -> bool:
             for t in tensors
         )
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
     )
 
 
