@@ -125,19 +125,26 @@ class _Operation(Function):
         """Return the same by torch's operations, as functions of `grad_output` and of the saved tensors."""
         raise NotImplementedError
 
-    @classmethod
-    def backward(cls, ctx: Any, grad_output: Tensor, *_: Any) -> tuple:
-        if (
-            torch.is_grad_enabled()  # only with create_graph=True
-            or _torch_watches(grad_output)
-            or torch._C._functorch.is_legacy_batchedtensor(grad_output)  # is_grads_batched=True
-            or grad_output.layout is not torch.strided
-        ):
-            with torch.autocast("cpu", enabled=False):
-                grads = cls.gradients_by_torch(ctx, grad_output)
-        else:
-            grads = cls.gradients(ctx, grad_output)
-        return *grads, *(None,) * (len(ctx.needs_input_grad) - len(grads))
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple:
+        if torch.compiler.is_dynamo_compiling():  # compiled autograd
+            return torch.compiler.disable(_backward)(ctx, grad_output)
+        return _backward(ctx, grad_output)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple:
+    operation = ctx._forward_cls
+    if (
+        torch.is_grad_enabled()  # only with create_graph=True
+        or _torch_watches(grad_output)
+        or torch._C._functorch.is_legacy_batchedtensor(grad_output)  # is_grads_batched=True
+        or grad_output.layout is not torch.strided
+    ):
+        with torch.autocast("cpu", enabled=False):
+            grads = operation.gradients_by_torch(ctx, grad_output)
+    else:
+        grads = operation.gradients(ctx, grad_output)
+    return *grads, *(None,) * (len(ctx.needs_input_grad) - len(grads))
 
 
 def _torch_watches(*tensors: Any) -> bool:
@@ -153,8 +160,8 @@ def _torch_watches(*tensors: Any) -> bool:
 
 def _apply(operation: type[_Operation], *arguments: Any) -> Any:
     """Call an operation; while torch.compile traces, outside of its graph."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.disable(operation.apply)(*arguments)
+    if torch.compiler.is_dynamo_compiling():
+        return torch.compiler.disable(_apply)(operation, *arguments)
     if _torch_watches(*arguments):
         with torch.autocast("cpu", enabled=False):
             return operation.by_torch(*arguments)
@@ -375,7 +382,10 @@ class _BatchNorm(_Operation):
 
     @staticmethod
     def gradients(ctx: Any, grad_output: Tensor) -> tuple:
-        grads = F.batch_norm_backward(_array(grad_output), *map(_array, ctx.saved_tensors), ctx.training)
+        saved, sums = [_array(tensor) for tensor in ctx.saved_tensors], None
+        if not ctx.training and not any(ctx.needs_input_grad[1:3]):  # only those gradients need sums then
+            sums = np.zeros((2, len(saved[2])))
+        grads = F.batch_norm_backward(_array(grad_output), *saved, ctx.training, sums=sums)
         return tuple(
             _tensor(grad) if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False)
         )

@@ -16,6 +16,8 @@ import numpy as np  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from windows import geometries  # noqa: E402
 
 import fastcnn.torch as ft  # noqa: E402
@@ -279,14 +281,6 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_second_derivatives_are_refused(name):
-    x = X.clone().requires_grad_()
-    (grad,) = torch.autograd.grad((CALLS[name](x) ** 2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize("name", CALLS)
 def test_without_gradient(name):
     expected = CALLS[name](X)
     assert not expected.requires_grad
@@ -302,36 +296,329 @@ def test_without_gradient(name):
         assert torch.equal(CALLS[name](x.clone()), expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, as it loads its forward mode
-@pytest.mark.parametrize("name", CALLS)
-def test_forward_mode_and_vmap_are_refused(name):
+# Small tensors of double, and a call of each function in `module`, ours or torch's.
+IMAGES, STATISTICS = double(2, 4, 5, 5), (double(4, seed=3), double(4, seed=4).abs() + 1)
+AFFINE = double(4, seed=5), double(4, seed=6)
+DIFFERENTIATED = {
+    "conv1d": ((IMAGES[0], double(3, 5, 3, seed=1), double(3, seed=2)), lambda m, *t: m.conv1d(*t, stride=2)),
+    "conv2d": ((IMAGES, double(3, 4, 3, 3, seed=1), double(3, seed=2)), lambda m, *t: m.conv2d(*t, padding=1)),
+    "conv2d grouped": ((IMAGES, double(4, 2, 2, 2, seed=1)), lambda m, *t: m.conv2d(*t, stride=2, groups=2)),
+    "conv2d channels-last": (
+        (in_format(IMAGES, torch.channels_last), double(3, 4, 3, 3, seed=1)),
+        lambda m, *t: m.conv2d(*t, padding="same"),
+    ),
+    "linear": ((IMAGES[0], double(3, 5, seed=1), double(3, seed=2)), lambda m, *t: m.linear(*t)),
+    "linear without bias": ((IMAGES[0, 0], double(3, 5, seed=1)), lambda m, *t: m.linear(*t)),
+    "max_pool2d": ((IMAGES,), lambda m, x: m.max_pool2d(x, 2)),
+    "max_pool2d dilated": ((IMAGES,), lambda m, x: m.max_pool2d(x, (2, 3), (1, 2), (1, 1), (3, 2), True)),
+    "max_pool2d indices": ((IMAGES[0],), lambda m, x: m.max_pool2d(x, 3, 2, 1, return_indices=True)[0]),
+    "avg_pool2d": ((IMAGES,), lambda m, x: m.avg_pool2d(x, 3, 2, 1, True, False)),
+    "adaptive_avg_pool2d": ((IMAGES,), lambda m, x: m.adaptive_avg_pool2d(x, (3, None))),
+    "batch_norm": ((IMAGES, *AFFINE), lambda m, x, *a: m.batch_norm(x, None, None, *a, True)),
+    "batch_norm plain": ((IMAGES,), lambda m, x: m.batch_norm(x, None, None, training=True, eps=0.1)),
+    "batch_norm eval": ((IMAGES, *AFFINE), lambda m, x, *a: m.batch_norm(x, *STATISTICS, *a)),
+    "batch_norm eval plain": ((IMAGES[:, :, 0],), lambda m, x: m.batch_norm(x, *STATISTICS, eps=0.1)),
+    "relu": ((IMAGES,), lambda m, x: m.relu(x)),
+}
+differentiated = pytest.mark.parametrize("case", DIFFERENTIATED.values(), ids=DIFFERENTIATED)
+
+
+def leaves(*values):
+    """The tensors in tuples, lists and dictionaries of them."""
+    return torch.utils._pytree.tree_leaves(values)
+
+
+def same_as_torch(case, derivative):
+    """`derivative` of one of `DIFFERENTIATED`, ours beside torch's."""
+    tensors, call = case
+    sides = []
+    for module in (ft, nn.functional):
+        copies = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+        sides.append(leaves(derivative(lambda *t, m=module: call(m, *t), *copies)))
+    for got, want in zip(*sides, strict=True):
+        if want is None:  # nothing depends on it
+            assert got is None or not got.any()
+        else:
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def second_derivatives(function, *tensors):
+    """Of a gradient of each tensor alone and of all: the derivatives by every tensor and by grad_output."""
+    results = []
+    for chosen in [[t] for t in tensors] + [list(tensors)]:
+        for grad_needed in (False, True):
+            output = function(*tensors) ** 2
+            grad_output = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+            grad_output.requires_grad_(grad_needed)
+            grads = torch.autograd.grad(output, chosen, grad_output, create_graph=True)
+            again = [*tensors, grad_output] if grad_needed else tensors
+            total = sum((grad * grad.detach().cos()).sum() for grad in grads)
+            results.append((grads, torch.autograd.grad(total, again, allow_unused=True)))
+    return results
+
+
+@differentiated
+def test_second_derivatives(case):
+    same_as_torch(case, second_derivatives)
+
+
+@differentiated
+def test_third_derivative(case):
+    def third(function, x, *others):
+        (first,) = torch.autograd.grad((function(x, *others) ** 3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad((first**2).sum(), x, create_graph=True)
+        return torch.autograd.grad((second**2).sum(), (x, *others), allow_unused=True)
+
+    if any(case is DIFFERENTIATED[name] for name in ("batch_norm", "batch_norm plain")):
+        with pytest.raises(RuntimeError, match="does not support 3rd"):  # nor does torch's
+            third(lambda *t: case[1](ft, *t), *(t.clone().requires_grad_() for t in case[0]))
+    else:
+        same_as_torch(case, third)
+
+
+@differentiated
+def test_second_derivatives_by_differences(case):
+    tensors, call = case
+    x = separate(*tensors[0].shape) / 10
+    tensors = [t.clone().requires_grad_() for t in (x, *tensors[1:])]
+    assert torch.autograd.gradgradcheck(lambda *t: call(ft, *t), tensors)
+
+
+def cubed(function):
+    return lambda *tensors: (function(*tensors) ** 3).sum()
+
+
+def every(tensors):
+    return tuple(range(len(tensors)))
+
+
+def tangents(tensors):
+    return tuple(t.detach().cos() for t in tensors)
+
+
+def dual(function, *tensors):
+    """Forward mode without a gradient to record, as in `torch.no_grad`."""
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        duals = [
+            torch.autograd.forward_ad.make_dual(t.detach(), v) for t, v in zip(tensors, tangents(tensors), strict=True)
+        ]
+        return tuple(torch.autograd.forward_ad.unpack_dual(function(*duals)))
+
+
+def dual_gradient(function, *tensors):
+    """The derivative of a gradient along a tangent of grad_output."""
+    output = function(*tensors)
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
-        for mode in (torch.enable_grad(), torch.no_grad()):
-            with mode, pytest.raises(RuntimeError, match=r"forward AD|jvp"):
-                CALLS[name](dual)
-    with pytest.raises(RuntimeError, match="setup_context"):
-        torch.func.vmap(CALLS[name])(X[None])
+        grad_output = torch.autograd.forward_ad.make_dual(output.detach().sin(), output.detach().cos())
+        grads = torch.autograd.grad(output, tensors, grad_output)
+        return [tuple(torch.autograd.forward_ad.unpack_dual(grad)) for grad in grads]
 
 
-@pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)])
-def test_only_the_gradients_that_are_needed(needed, monkeypatch):
-    asked = []
-    backward = ft.F.conv2d_backward
+def batched_gradient(function, *tensors):
+    output = function(*tensors)
+    grad_outputs = torch.linspace(-1, 1, 2 * output.numel(), dtype=output.dtype).reshape(2, *output.shape)
+    return torch.autograd.grad(output, tensors, grad_outputs, is_grads_batched=True)
 
-    def watched(*args, needs):
-        asked.append(needs)
-        return backward(*args, needs=needs)
 
-    monkeypatch.setattr(ft.F, "conv2d_backward", watched)
-    tensors = [t.clone().requires_grad_(bool(n)) for t, n in zip((X, W, B), needed, strict=True)]
-    ft.conv2d(*tensors).sum().backward()
-    assert asked == [tuple(map(bool, needed))]
+def batched(function, x, *others):
+    return torch.func.vmap(function, (0, *(None for _ in others)))(torch.stack([x, -x]), *others)
+
+
+AF, TF = torch.autograd.functional, torch.func
+TRANSFORMS = {
+    "hessian": lambda f, *t: AF.hessian(cubed(f), t),
+    "hessian vectorized": lambda f, *t: AF.hessian(cubed(f), t, vectorize=True),
+    "jacobian": lambda f, *t: AF.jacobian(f, t, vectorize=True),
+    "hvp": lambda f, *t: AF.hvp(cubed(f), t, tangents(t)),
+    "vhp": lambda f, *t: AF.vhp(cubed(f), t, tangents(t)),
+    "jvp": lambda f, *t: AF.jvp(f, t, tangents(t)),
+    "func.grad": lambda f, *t: TF.grad(cubed(f), every(t))(*t),
+    "func.vjp": lambda f, *t: TF.vjp(f, *t)[1](torch.ones_like(f(*t))),
+    "func.jvp": lambda f, *t: TF.jvp(f, t, tangents(t)),
+    "func.jacrev": lambda f, *t: TF.jacrev(f, every(t))(*t),
+    "func.jacfwd": lambda f, *t: TF.jacfwd(f, every(t))(*t),
+    "func.hessian": lambda f, *t: TF.hessian(cubed(f), every(t))(*t),
+    "vmap": batched,
+    "vmap of grad": lambda f, *t: batched(TF.grad(cubed(f), every(t)), *t),
+    "forward mode": dual,
+    "forward mode through backward": dual_gradient,
+    "batched grad_output": batched_gradient,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, where a batching rule is a loop, or as it loads its forward mode
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@differentiated
+def test_transforms(case, transform):
+    same_as_torch(case, TRANSFORMS[transform])
+
+
+def test_gradient_stops_at_each_argument():
+    """Where one argument was computed from another, or is another, each has its own part."""
+    for derived in (torch.sin, lambda x: x):
+
+        def twice(function, x, derived=derived):
+            weight = derived(x)
+            (grad,) = torch.autograd.grad((function(x, weight, weight[0]) ** 3).sum(), x, create_graph=True)
+            return grad, torch.autograd.grad((grad**2).sum(), x)
+
+        same_as_torch(((double(4, 4),), lambda m, *t: m.linear(*t)), lambda f, x: twice(f, x))
+
+
+def penalised(model, x):
+    """The gradients of a loss with a gradient penalty."""
+    x = x.clone().requires_grad_()
+    score = model(x)
+    (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    loss = score.mean() + 10 * ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradient_penalty_of_a_model(training):
+    plain = resnet().double().train(training)
+    model = copy.deepcopy(plain)
+    ft.accelerate(model)
+    x = INPUTS.double()
+    want = penalised(plain, x)
+    checkpointed = nn.Sequential(model)
+    checkpointed.forward = lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    for network in (model, checkpointed):
+        torch.testing.assert_close(penalised(network, x), want, rtol=1e-7, atol=1e-9)
+    with torch.autograd.graph.save_on_cpu():
+        torch.testing.assert_close(penalised(model, x), want, rtol=1e-7, atol=1e-9)
+
+
+def test_per_sample_gradients_of_a_model():
+    plain = resnet().double().eval()
+    model = copy.deepcopy(plain)
+    ft.accelerate(model)
+
+    def gradients(model):
+        def loss(parameters, image, target):
+            output = torch.func.functional_call(model, parameters, (image[None],))
+            return nn.functional.cross_entropy(output, target[None])
+
+        parameters = dict(model.named_parameters())
+        return torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, INPUTS.double(), TARGETS)
+
+    torch.testing.assert_close(gradients(model), gradients(plain), rtol=1e-9, atol=1e-9)
+
+
+class Tagged(torch.Tensor):
+    """A subclass that is to survive."""
+
+
+@pytest.mark.filterwarnings("ignore")  # that jit.trace is deprecated
+@differentiated
+def test_what_watches_operations_sees_torchs(case):
+    tensors, call = case
+    want = call(nn.functional, *tensors)
+    sum_of = lambda *t: call(ft, *t) + 1  # noqa: E731
+    others = [t.flip(0) for t in tensors]
+    for trace in (torch.jit.trace(sum_of, tensors), make_fx(sum_of)(*tensors)):
+        close(trace(*others), call(nn.functional, *others) + 1)
+    tagged = [t.as_subclass(Tagged) for t in tensors]
+    assert type(call(ft, *tagged)) is Tagged
+    close(call(ft, *tagged).as_subclass(torch.Tensor), want)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = call(ft, *map(mode.from_tensor, tensors))
+    assert type(fake) is torch._subclasses.FakeTensor
+    assert fake.shape == want.shape
+    counts = []
+    for module in (ft, nn.functional):
+        copies = [t.clone().requires_grad_() for t in tensors]
+        with FlopCounterMode(display=False) as counter:
+            call(module, *copies).sum()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+
+
+@differentiated
+def test_backward_again(case):
+    """With retain_graph the same gradients again, and those with a graph of their own have the same values."""
+    tensors, call = case
+    tensors = [t.clone().requires_grad_() for t in tensors]
+    output = call(ft, *tensors)
+    grad_output = torch.sin(output.detach())
+    first = torch.autograd.grad(output, tensors, grad_output, retain_graph=True)
+    assert all(not grad.requires_grad for grad in first)
+    for expanded in (grad_output, grad_output.transpose(-1, -2).contiguous().transpose(-1, -2)):
+        torch.testing.assert_close(torch.autograd.grad(output, tensors, expanded, retain_graph=True), first)
+    torch.testing.assert_close(torch.autograd.grad(output, tensors, grad_output, create_graph=True), first)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(torch.autograd.grad(output, tensors, grad_output, create_graph=True), first)
+    ones = torch.autograd.grad(output, tensors, torch.ones_like(output), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), tensors), ones)  # a gradient with strides of 0
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "batch_norm eval", "relu"])
+def test_second_derivatives_of_nothing(name):
+    tensors, call = DIFFERENTIATED[name]
+    same_as_torch(((tensors[0][:0], *tensors[1:]), call), second_derivatives)
+
+
+NEEDING = {
+    "conv1d": ((X[:, :, 0], W[:, :, 0], B), lambda *t: ft.conv1d(*t)),
+    "conv2d": ((X, W, B), lambda *t: ft.conv2d(*t)),
+    "linear": ((X, normal(5, 6, seed=1), normal(5, seed=2)), lambda *t: ft.linear(*t)),
+}
+NEEDS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("needed", NEEDS)
+@pytest.mark.parametrize("name", NEEDING)
+def test_only_the_gradients_that_are_needed(name, needed, monkeypatch):
+    tensors, call = NEEDING[name]
+    made = []
+    backward = getattr(ft.F, f"{name}_backward")
+
+    def watched(*args, **options):
+        made.append(backward(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ft.F, f"{name}_backward", watched)
+    tensors = [t.clone().requires_grad_(bool(n)) for t, n in zip(tensors, needed, strict=True)]
+    call(*tensors).sum().backward()
+    assert [[grad is not None for grad in grads] for grads in made] == [list(map(bool, needed))]
     assert [t.grad is not None for t in tensors] == list(map(bool, needed))
-    weight = ONES.clone().requires_grad_()
-    ft.batch_norm(X, None, None, weight, ONES, training=True).sum().backward()
-    assert weight.grad is not None
-    assert ONES.grad is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("needed", NEEDS)
+def test_batch_norm_takes_sums_only_for_the_gradients_that_need_them(needed, training, monkeypatch):
+    taken = []
+    backward = ft.F.batch_norm_backward
+
+    def watched(*args, sums=None):
+        taken.append(sums is None)
+        return backward(*args, sums=sums)
+
+    monkeypatch.setattr(ft.F, "batch_norm_backward", watched)
+    statistics = (None, None) if training else (normal(4, seed=3), normal(4, seed=4).abs() + 1)
+    sides = []
+    for every_gradient in (False, True):
+        tensors = [
+            t.clone().requires_grad_(bool(n) or every_gradient) for t, n in zip((X, ONES, ONES), needed, strict=True)
+        ]
+        (ft.batch_norm(tensors[0], *statistics, *tensors[1:], training) ** 2).sum().backward()
+        sides.append([t.grad for t in tensors])
+    assert taken == [training or needed != (1, 0, 0), True]
+    for grad, want, n in zip(*sides, needed, strict=True):
+        assert torch.equal(grad, want) if n else grad is None
+
+
+def test_no_backward_runs_where_nothing_needs_a_gradient(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError
+
+    for name in dir(ft.F):
+        if name.endswith("_backward"):
+            monkeypatch.setattr(ft.F, name, refuse)
+    bias = torch.ones((), requires_grad=True)
+    for name, call in CALLS.items():
+        (call(X) * bias).sum().backward()
+        assert bias.grad is not None, name
 
 
 def test_tensors_of_any_layout():
@@ -644,6 +931,25 @@ def test_compile_breaks_its_graph():
     close(x.grad, want)
     with torch.no_grad():
         close(compiled.eval()(INPUTS), plain.eval()(INPUTS))
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_second_derivatives_and_transforms():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()).eval()
+    model = copy.deepcopy(plain)
+    ft.accelerate(model)
+    x = INPUTS[:2, :, :6, :6]
+    torch.compiler.reset()
+    got = penalised(torch.compile(model, backend="aot_eager"), x)
+    torch.testing.assert_close(got, penalised(plain, x), rtol=1e-4, atol=1e-5)
+    for transform in (lambda f: torch.func.vmap(lambda x: f(x[None])), lambda f: torch.func.grad(cubed(f))):
+        close(torch.compile(transform(model), backend="aot_eager")(x), transform(plain)(x))
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        (model(x) ** 2).sum().backward()
+    (plain(x) ** 2).sum().backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        close(ours.grad, theirs.grad)
     torch.compiler.reset()
 
 
