@@ -25,7 +25,11 @@ def number(name: str, value: object, low: float, high: float = math.inf) -> floa
     else:
         wanted = "a finite number" + (f" of at least {low:g}" if low > -math.inf else "")
     if isinstance(value, bool) or not isinstance(value, Real):
-        check.fail(name, wanted, repr(value), TypeError)
-    if not (low <= value <= high and math.isfinite(value)):
-        check.fail(name, wanted, repr(value))
-    return float(value)
+        check.fail(name, wanted, check.shown(value), TypeError)
+    try:
+        converted = float(value)
+    except OverflowError:  # of an int
+        converted = math.inf
+    if not (low <= value <= high and math.isfinite(converted)):
+        check.fail(name, wanted, check.shown(value))
+    return converted

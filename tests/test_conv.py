@@ -317,10 +317,19 @@ def test_numbers_near_the_limit_of_an_offset(stride, other, channels):
             with pytest.raises(ValueError, match=": expected"):
                 F.im2col(x, 3, **arguments)
             continue
-        assert output.shape[2:] == (1, 1)
-        assert_array_equal(output, reference.conv2d(x[:, :, :3, :3], weight))
-        F.conv2d_backward(output, x, weight, **arguments)
-        assert F.im2col(x, 3, **arguments).shape[2] == 1
+        padding = arguments.get("padding", 0)
+        starts = [start - padding for start in range(0, 8 + 2 * padding - arguments.get("dilation", 1) * 2, stride)]
+        assert output.shape[2:] == (len(starts), len(starts))
+        one = [y for y, start in enumerate(starts) if -3 < start < 8]
+        assert len(one) <= 1
+        for y in one:
+            window = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)))[:, :, starts[y] + 2 :, starts[y] + 2 :][:, :, :3, :3]
+            assert_array_equal(output[:, :, y : y + 1, y : y + 1], reference.conv2d(window, weight))
+        assert np.count_nonzero(output) == 8 * len(one)
+        if len(starts) <= 3:
+            grads = F.conv2d_backward(output, x, weight, **arguments)
+            assert np.count_nonzero(grads[1]) == (weight.size if one else 0)
+            assert F.im2col(x, 3, **arguments).shape[2] == len(starts) ** 2
 
 
 def test_wrong_gradients():

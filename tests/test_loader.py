@@ -148,12 +148,12 @@ IMAGE_BATCH_ERRORS = [
     ({"flip": [True]}, ValueError, "flip: expected shape (2,), got (1,)"),
     ({"cutout": [[0, 0], [1, 1]]}, ValueError, "cutout: expected shape (2, 4), got (2, 2)"),
     ({"cutout": [["a"] * 4] * 2}, TypeError, "cutout: expected an array of integers, got <U1"),
-    ({"out": [1]}, TypeError, "out: expected an array of float32, got list"),
+    ({"out": [1]}, TypeError, "out: expected a NumPy array of float32, got list"),
     ({"out": np.zeros((2, 1, 2, 2))}, TypeError, "out: expected an array of float32, got float64"),
     ({"out": np.zeros((1, 1, 2, 2), np.float32)}, ValueError, "out: expected shape (2, 1, 2, 2), got (1, 1, 2, 2)"),
-    ({"out": READ_ONLY}, ValueError, "out: expected writable memory in channels-last order, got "),
-    ({"out": np.zeros((2, 1, 2, 4), np.float32)[..., ::2]}, ValueError, "out: expected writable memory in "
-     "channels-last order, got strides (32, 32, 16, 8)"),
+    ({"out": READ_ONLY}, ValueError, "out: expected a writable, aligned array, got one that is not"),
+    ({"out": np.zeros((2, 1, 2, 4), np.float32)[..., ::2]}, ValueError, "out: expected channels-last memory, "
+     "as that of input is, got strides (32, 32, 16, 8)"),
 ]  # fmt: skip
 
 

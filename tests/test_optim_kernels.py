@@ -172,8 +172,8 @@ def read_only(array):
 
 
 P = np.ones(4, np.float32)
-SGD = {"param": P, "grad": P, "momentum_buffer": P, "lr": 0.1, "momentum": 0.9}
-ADAM = {"param": P, "grad": P, "exp_avg": P, "exp_avg_sq": P, "step": 1, "lr": 0.1}
+SGD = {"param": P, "grad": P + 1, "momentum_buffer": P + 2, "lr": 0.1, "momentum": 0.9}
+ADAM = {"param": P, "grad": P + 1, "exp_avg": P + 2, "exp_avg_sq": P + 3, "step": 1, "lr": 0.1}
 CLIP = {"grad": P, "max_norm": 1.0}
 F32 = "a NumPy array of float32 or float64"
 CONTIGUOUS = "a contiguous, aligned vector in native byte order"

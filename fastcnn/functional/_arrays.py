@@ -82,17 +82,17 @@ def gradients(
 ) -> tuple[np.ndarray | New | None, ...]:
     """Check the arrays that gradients of input, weight and bias are to be written to; the others are to be `made`."""
     if not isinstance(out, (tuple, list)) or len(out) != 3:
-        check.fail("out", "three arrays or None, for the gradients of input, weight and bias", repr(out))
+        check.fail("out", "three arrays or None, for the gradients of input, weight and bias", check.shown(out))
     results: list[np.ndarray | New | None] = []
+    plains = [None if given is None else check.array("out", given) for given in out]
     for needed, given, (shape, axes, dtype) in zip(needs, out, made, strict=True):
         if given is None:
             results.append((shape, axes, dtype) if needed else None)
             continue
         if not needed:
             check.fail("out", "None for a gradient that is not needed", f"an array of shape {np.shape(given)}")
-        others = {f"out[{i}]": other for i, other in enumerate(out) if other is not given}
-        check.destination(given, shape, dtype, **inputs, **others)
-        contiguous(given, axes)
+        others = {f"out[{i}]": plain for i, plain in enumerate(plains) if i != len(results)}
+        contiguous(check.destination(given, shape, dtype, **inputs, **others), axes)
         results.append(given)
     return tuple(results)
 
@@ -103,6 +103,6 @@ def zeros(results: tuple[np.ndarray | New | None, ...]) -> np.ndarray | tuple[np
     for result in results:
         array = empty(*result)[0] if isinstance(result, tuple) else result
         if array is not None and array.size:
-            array.fill(0)
+            np.asarray(array).fill(0)
         arrays.append(array)
     return arrays[0] if len(arrays) == 1 and arrays[0] is not None else tuple(arrays)

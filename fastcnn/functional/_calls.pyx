@@ -87,11 +87,14 @@ cdef enum:
     MOST_AXES = 8
     MOST_TEXT = 4        # words
     MOST_INTEGERS = 8
-    MOST_THREADS = 8191  # set_num_threads takes fewer
+    MOST_DEPTH = 4       # of tuples in tuples
+    MASK_THREADS = 8191  # MOST_THREADS is below
     MOST_CALLS = 4096    # kept by one function; a network asks for a few dozen, step after step
     SMALL = 4096         # bytes; NumPy keeps memory of its own for less
 
 cdef int64_t MOST_INTEGER = <int64_t>1 << 54
+# Of scratch, in bytes: more than any machine has, and so few that a word holds them and the number of threads.
+cdef int64_t MOST_SCRATCH = <int64_t>1 << 50
 
 cdef enum:
     NONE, BOOL, INTEGER, FLOAT, TEXT, TUPLE, ARRAY, AGAIN
@@ -168,8 +171,8 @@ cdef void _tell_text(Arguments* a, str value):
         _tell(a, word[i])
 
 
-cdef int _take_apart(Arguments* a, tuple values) except -1:
-    """Add to the signature, the arrays and the numbers."""
+cdef int _take_apart(Arguments* a, tuple values, int depth) except -1:
+    """Add to the signature, the arrays and the numbers; of tuples in tuples to a depth that no right call exceeds."""
     cdef object value
     cdef int64_t number
     cdef int overflow
@@ -194,7 +197,10 @@ cdef int _take_apart(Arguments* a, tuple values) except -1:
                 _tell(a, FLOAT)
         elif type(value) is tuple:
             _tell(a, TUPLE | <int64_t>len(value) << 8)
-            _take_apart(a, value)
+            if depth == MOST_DEPTH:
+                a.usual = False
+            else:
+                _take_apart(a, value, depth + 1)
         elif type(value) is str:
             _tell_text(a, value)
         else:
@@ -704,6 +710,8 @@ cdef class Call:
         Numbers that follow from the signature of the arguments.
     window, pool : dict, optional
         The geometry of a sliding window, and of one that goes over what the first makes.
+    written : tuple of int
+        Which of the arrays it writes to as well; they overlap no other.
     number : bool
         Whether the kernel returns a number, which comes before the results.
     refused : callable, optional
@@ -712,7 +720,7 @@ cdef class Call:
     cdef Kernel* kernel
     cdef Facts facts
     cdef Run run
-    cdef int arrays, results
+    cdef int arrays, results, written   # written: a bit for each array
     cdef bint number
     cdef Result result[MOST_ARRAYS]
     cdef int place[MOST_ARRAYS]     # which of the arguments' arrays the kernel's array or given result is; -1: none
@@ -722,7 +730,7 @@ cdef class Call:
     cdef int64_t planned            # bytes of scratch, and below them the number of threads that these are for
 
     def __init__(self, str kernel, tuple arrays, tuple results, *, tuple integers=(), dict window=None,
-                 dict pool=None, bint number=False, object refused=None):
+                 dict pool=None, tuple written=(), bint number=False, object refused=None):
         cdef int k
         if len(arrays) + len(results) > MOST_ARRAYS or len(integers) > MOST_INTEGERS:
             raise ValueError(f"{kernel}: too many arrays or integers")
@@ -736,6 +744,7 @@ cdef class Call:
             self.facts.pool = pool
         for k in range(len(integers)):
             self.facts.integer[k] = integers[k]
+        self.written = sum([1 << k for k in written])
         for k in range(len(results)):
             self._describe(&self.result[k], results[k])
         self.refused = refused
@@ -787,18 +796,21 @@ cdef class Call:
         for k in range(self.arrays + self.results):
             pointer[k] = NULL
             if self.place[k] >= 0:
-                if k >= self.arrays and not _is_apart(a, self.place[k]):
+                if (k >= self.arrays or self.written >> k & 1) and not _is_apart(a, self.place[k]):
                     return None
                 pointer[k] = np.PyArray_DATA(<np.ndarray>a.array[self.place[k]])
         return self._make(a, pointer)
 
     cdef Py_ssize_t _scratch(self, int threads) noexcept:
-        """Bytes of scratch, which follow from the facts and the number of threads alone."""
+        """Bytes of scratch, which follow from the facts and the number of threads alone; -1 for too many."""
         cdef int64_t planned = self.planned  # one word, so that it is whole whichever thread writes it
-        if planned & MOST_THREADS != threads:
-            planned = self.kernel.scratch(&self.facts, threads) * (MOST_THREADS + 1) | threads
+        if planned & MASK_THREADS != threads:
+            planned = self.kernel.scratch(&self.facts, threads)
+            if not 0 <= planned < MOST_SCRATCH:
+                return -1
+            planned = planned * (MASK_THREADS + 1) | threads
             self.planned = planned
-        return planned // (MOST_THREADS + 1)
+        return planned // (MASK_THREADS + 1)
 
     cdef bint is_of(self, const Arguments* a) noexcept:
         """Whether it is the call of this signature."""
@@ -814,6 +826,8 @@ cdef class Call:
         cdef char* scratch = NULL
         cdef bint refused
         cdef object value
+        if bytes < 0:
+            raise MemoryError(f"scratch: expected at most 2**50 bytes, got a call with {threads} threads that needs more")
         for k in range(self.results):
             value, place = None, self.place[self.arrays + k]
             if self.result[k].made:
@@ -873,7 +887,7 @@ cdef class remembered:
         cdef Call call
         cdef object key = None, value
         a.words, a.arrays, a.numbers, a.usual = 0, 0, 0, True
-        _take_apart(&a, arguments)
+        _take_apart(&a, arguments, 0)
         if a.usual:
             key = _digest(&a)
             value = self.calls.get(key)

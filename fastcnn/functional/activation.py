@@ -24,19 +24,13 @@ def _forward(kind: int, input: Array, out: np.ndarray | None, slope: float) -> C
     if out is None:
         axes = memory_axes(input)
     else:
-        in_place = isinstance(out, np.ndarray) and _same_memory(out, input)
-        check.destination(out, input.shape, input.dtype, input=None if in_place else input)
-        axes = memory_axes(out)
-        contiguous(out, axes)
+        target = check.destination(out, input.shape, input.dtype, input, input=input)
+        axes = memory_axes(target)
+        contiguous(target, axes)
     if not input.size:
         return np.empty_like(input) if out is None else out
     result = (input.shape, axes, input.dtype) if out is None else out
     return Call("activation", (flat(input, axes),), (result,), integers=(kind, input.size))
-
-
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether each element of the one is the other's at the same place: then an element may take its own place."""
-    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
 @remembered
@@ -85,14 +79,17 @@ def add(input: Array, other: Array, *, out: np.ndarray | None = None) -> np.ndar
 
 @remembered
 def _add(input, other, out):
+    given = input, other
     input, other = required(input=input, other=other)
     check.shape("other", other, input.shape)
-    axes = memory_axes(input if out is None or not isinstance(out, np.ndarray) else out)
-    result = new(input.shape, input.dtype, axes)
-    if out is not None:
-        apart = {} if out is input or out is other else {"input": input, "other": other}
-        check.destination(out, input.shape, input.dtype, **apart)
-        contiguous(out, axes)
+    if out is None:
+        axes = memory_axes(input)
+        result = new(input.shape, input.dtype, axes)
+    else:
+        same = check.those_given(out, given, (input, other))
+        target = check.destination(out, input.shape, input.dtype, *same, input=input, other=other)
+        axes = memory_axes(target)
+        contiguous(target, axes)
         result = out
     if not input.size:
         return zeros((result,))

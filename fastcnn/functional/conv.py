@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -27,7 +28,14 @@ def _unfold_window(input_shape, kernel_size, dilation, padding, stride, channels
     n, c = input_shape[:2]
     columns_shape = (n, c * kernel[0] * kernel[1], places[0] * places[1])
     check.fits("kernel_size", columns_shape)
-    return check.window(input_shape, places, kernel, step, pad, spread, channels_last), columns_shape
+    return _near_window(input_shape, places, kernel, step, pad, spread, channels_last), columns_shape
+
+
+def _near_window(input_shape, places, kernel, stride, before, dilation, channels_last):
+    """The kernels' geometry; of a window whose taps or steps reach far into the padding, one that reads the same."""
+    axes = zip(input_shape[2:], places, kernel, stride, before, dilation, strict=True)
+    stride, before, dilation = zip(*(check.near(*axis) for axis in axes), strict=True)
+    return check.window(input_shape, places, kernel, stride, before, dilation, channels_last)
 
 
 def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> np.ndarray:
@@ -124,7 +132,7 @@ def _col2im(input, output_size, kernel_size, dilation, padding, stride):
     check.ndim("input", input, 3, 2)
     if input.ndim == 2:
         return _col2im(input[None], output_size, kernel_size, dilation, padding, stride)[0]
-    height, width = check.integers("output_size", output_size, 2, 1)
+    height, width = check.integers("output_size", output_size, 2, 1, 2)
     kh, kw = check.integers("kernel_size", kernel_size, 2, 1)
     if input.shape[1] % (kh * kw):
         check.fail("input", f"a multiple of kernel height * width = {kh * kw} rows", f"shape {input.shape}")
@@ -256,9 +264,11 @@ def _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims
     if dims == 1:
         places, stride, before, dilation = (1, *places), (1, *stride), (0, *before), (1, *dilation)
     output = (n, weight_shape[0], *places)
-    check.fits("input", (n, c * weight_shape[2] * weight_shape[3], *places))
     check.fits("input", output)
-    return check.window(input_shape, places, weight_shape[2:], stride, before, dilation, channels_last), output
+    work = math.prod(output) * (1 + math.prod(weight_shape[1:]))
+    if work > check.MOST_WORK:
+        check.fail("input", "shapes whose convolution takes at most 2**62 multiply-adds", f"{work} for {output}")
+    return _near_window(input_shape, places, weight_shape[2:], stride, before, dilation, channels_last), output
 
 
 def _conv_window(input, weight, stride, padding, dilation, groups, dims):
@@ -275,7 +285,7 @@ def _checked_geometry(input_shape, weight_shape, stride, padding, dilation, grou
     if not isinstance(padding, str):
         padding = check.integers("padding", padding, dims, 0)
     elif padding not in ("same", "valid"):
-        check.fail("padding", "an int, a tuple of int, 'same' or 'valid'", repr(padding))
+        check.fail("padding", "an int, a tuple of int, 'same' or 'valid'", check.shown(padding))
     return _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims, channels_last)
 
 
@@ -309,8 +319,8 @@ def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
     batched = input.ndim == dims + 2
     result = new_images(size, dims, batched, window["channels_last"], x.dtype)
     if out is not None:
-        check.destination(out, result[0], x.dtype, input=input, weight=weight, bias=bias)
-        check.in_order(_as_2d(out, dims, batched), window["channels_last"])
+        target = check.destination(out, result[0], x.dtype, input=input, weight=weight, bias=bias)
+        check.in_order(_as_2d(target, dims, batched), window["channels_last"])
         result = out
     if not x.size:
         return zeros((result,))

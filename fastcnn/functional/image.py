@@ -81,9 +81,7 @@ def image_batch(
     if images.dtype not in PIXELS:
         check.fail("images", "an array of uint8, float32 or float64", images.dtype, TypeError)
     check.ndim("images", images, 4)
-    dtype = np.dtype(dtype)
-    if dtype not in check.FLOATS:
-        check.fail("dtype", "float32 or float64", dtype, TypeError)
+    dtype = check.float_type("dtype", dtype)
     count, channels, height, width = images.shape
     indices = _whole("indices", indices)
     check.ndim("indices", indices, 1)
@@ -109,16 +107,15 @@ def image_batch(
     gain, offset = (_gain_and_offset if usual else _gain_and_offset.__wrapped__)(scale, mean, std, channels, dtype)
     if out is None:
         out = check.empty((n, channels, height, width), dtype, channels_last=True)
+        target = out
     else:
-        if not isinstance(out, np.ndarray) or out.dtype != dtype:
-            check.fail("out", f"an array of {dtype}", getattr(out, "dtype", type(out).__name__), TypeError)
-        check.shape("out", out, (n, channels, height, width))
-        if not out.transpose(0, 2, 3, 1).flags.c_contiguous or not out.flags.writeable:
-            check.fail("out", "writable memory in channels-last order", f"strides {out.strides}")
-    if out.size:
+        apart = {"images": images, "indices": indices, "shift": shift, "flip": flip, "cutout": cutout}
+        target = check.destination(out, (n, channels, height, width), dtype, **apart)
+        check.in_order(target, True)
+    if target.size:
         if not images.flags.aligned:
             images = images.copy()
-        kernels.image_batch(images, indices, shift, flip, cutout, gain, offset, out.transpose(0, 2, 3, 1))
+        kernels.image_batch(images, indices, shift, flip, cutout, gain, offset, target.transpose(0, 2, 3, 1))
     return out
 
 
@@ -137,17 +134,17 @@ def per_channel(
     """Check one finite number, or one for each channel, and return one for each channel."""
     wanted = f"a {'positive' if positive else 'finite'} number, or {channels} of them, one a channel"
     try:
-        numbers = np.asarray(value)
+        numbers = check.array_like(name, value)
     except ValueError:  # lists of different lengths
-        check.fail(name, wanted, repr(value))
+        check.fail(name, wanted, check.shown(value))
     if numbers.dtype.kind not in "iuf":
-        check.fail(name, wanted, repr(value), TypeError)
+        check.fail(name, wanted, check.shown(value), TypeError)
     if (
         numbers.shape not in ((), (channels,))
         or not np.isfinite(numbers).all()
         or (positive and not (numbers > 0).all())
     ):
-        check.fail(name, wanted, repr(value))
+        check.fail(name, wanted, check.shown(value))
     return tuple(np.broadcast_to(numbers, (channels,)).astype(np.float64).tolist())
 
 
@@ -156,9 +153,11 @@ def _whole(name: str, array: object) -> np.ndarray:
     array = _listed(name, array, "an array of integers")
     if array.size and array.dtype.kind not in "iu":
         check.fail(name, "an array of integers", array.dtype, TypeError)
+    if array.size and array.dtype.kind == "u":  # what is greater than an intp would turn negative
+        array = np.minimum(array, array.dtype.type(min(np.iinfo(array.dtype).max, np.iinfo(np.intp).max)))
     return np.ascontiguousarray(array, np.intp)
 
 
 def _listed(name: str, value: object, wanted: str) -> np.ndarray:
     """Return an array as `check.array` does, or a list as an array."""
-    return np.asarray(value) if isinstance(value, (list, tuple)) else check.array(name, value, wanted)
+    return check.array_like(name, value) if isinstance(value, (list, tuple)) else check.array(name, value, wanted)

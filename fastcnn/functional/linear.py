@@ -34,9 +34,9 @@ def _linear(input, weight, bias, relu, out):
         bias = np.ascontiguousarray(bias)
     size, relu = (*input.shape[:-1], len(matrix)), flag("relu", relu)
     if out is not None:
-        check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
-        if not out.flags.c_contiguous:
-            check.fail("out", "C-contiguous memory", f"strides {out.strides}")
+        target = check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
+        if not target.flags.c_contiguous:
+            check.fail("out", "C-contiguous memory", f"strides {target.strides}")
     result = new(size, rows.dtype) if out is None else out
     if not rows.size:
         return zeros((result,))

@@ -19,7 +19,7 @@ _REDUCTIONS = ("mean", "sum", "none")  # as the kernels number them
 
 def _axis(array: np.ndarray, dim: object) -> int:
     if isinstance(dim, (bool, np.bool_)) or not hasattr(dim, "__index__"):
-        check.fail("dim", "an int", repr(dim), TypeError)
+        check.fail("dim", "an int", check.shown(dim), TypeError)
     number_of_axes = max(array.ndim, 1)
     if not -number_of_axes <= int(dim) < number_of_axes:
         check.fail("dim", f"an int from {-number_of_axes} to {number_of_axes - 1}", int(dim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -104,9 +105,11 @@ def _checked(
     if training:
         if layout[0] * layout[2] == 1:
             check.fail("input", "more than one value per channel when training", f"shape {input.shape}")
-        for name, vector in zip(("running_mean", "running_var"), given, strict=True):
+        moved = dict(zip(("running_mean", "running_var"), given, strict=True))
+        for name, vector in moved.items():
             if vector is not None and not vector.flags.writeable:
                 check.fail(name, "a writable array when training", "a read-only one")
+        check.apart(moved, input=input, weight=checked[2], bias=checked[3])
     elif running_mean is None:
         check.fail("running_mean", "an array, as training is False", None)
     mean, var, weight, bias = (None if vector is None else np.ascontiguousarray(vector) for vector in checked)
@@ -121,8 +124,8 @@ def _destination(
     if out is None:
         output, memory = empty(images.shape, axes, images.dtype)
         return output.reshape(shape), memory
-    check.destination(out, shape, images.dtype, **apart)
-    return out, contiguous(_images("out", out), axes)
+    target = check.destination(out, shape, images.dtype, **apart)
+    return out, contiguous(_images("out", target), axes)
 
 
 @overload
@@ -218,7 +221,8 @@ def batch_norm(
     (array([0.2]), array([1.1]))
     """
     call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": call.weight, "bias": call.bias}
+    running = (None, None) if call.given is None else call.given
+    vectors = dict(zip(("running_mean", "running_var", "weight", "bias"), (*running, call.weight, call.bias), strict=True))
     output, output_memory = _destination(out, call.images, call.axes, call.shape, input=call.images, **vectors)
     memory = flat(call.images, call.axes)
     mean, invstd, scale, shift = call.factors(memory)
@@ -299,7 +303,8 @@ def _factors(*arguments):
     running = (None, None) if call.running is None else call.running
     arrays = flat(call.images, call.axes), *running, call.weight, call.bias, statistics
     results = (new(call.images.shape[1:2], call.images.dtype),) * 4
-    return Call("norm_factors", arrays, results, integers=(*call.layout, call.training or call.running is None))
+    integers = (*call.layout, call.training or call.running is None)
+    return Call("norm_factors", arrays, results, integers=integers, written=(1, 2) if moved else ())
 
 
 def batch_norm_apply(
@@ -352,6 +357,7 @@ def batch_norm_apply(
 
 @remembered
 def _apply(input, mean, scale, shift, residual, relu, out):
+    given = input, residual
     input, mean, scale, shift = required(input=input, mean=mean, scale=scale, shift=shift)
     _, residual = check.floats(input=input, residual=residual)
     images = _images("input", input)
@@ -363,20 +369,21 @@ def _apply(input, mean, scale, shift, residual, relu, out):
     if residual is not None:
         check.shape("residual", residual, input.shape)
         other = flat(_images("residual", residual), axes)
-    apart = {} if out is input or out is residual else {"input": input, "residual": residual}
-    result = _result(out, input, axes, **apart, **vectors)
+    result = _result(out, input, axes, check.those_given(out, given, (input, residual)), input=input, residual=residual, **vectors)
     if not input.size:
         return zeros((result,))
     arrays = flat(images, axes), other, *(np.ascontiguousarray(vector) for vector in (mean, scale, shift))
     return Call("norm_apply", arrays, (result,), integers=(*layout, relu))
 
 
-def _result(out: np.ndarray | None, like: np.ndarray, axes: tuple[int, ...], **apart: Any) -> np.ndarray | New:
-    """Check `out`, or describe an array like the one given."""
+def _result(
+    out: np.ndarray | None, like: np.ndarray, axes: tuple[int, ...], same: Sequence = (), **apart: Any
+) -> np.ndarray | New:
+    """Check `out`, which may be one of the arrays in `same`, or describe an array like the one given."""
     if out is None:
         return new(like.shape, like.dtype, tuple(axis for axis in axes if axis < like.ndim))
-    check.destination(out, like.shape, like.dtype, **apart)
-    contiguous(_images("out", out), axes)
+    target = check.destination(out, like.shape, like.dtype, *same, **apart)
+    contiguous(_images("out", target), axes)
     return out
 
 
@@ -478,6 +485,7 @@ def batch_norm_backward(
 
 @remembered
 def _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, sums, out):
+    given = input, grad_output
     input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
     output = scale = shift = None
     if isinstance(relu, tuple):
@@ -499,10 +507,10 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
     if sums is not None and return_masked and relu is not None:
         check.fail("sums", "None, as the masked gradient is written where they are taken", "an array")
     axes, layout = _memory(images)
-    apart = {} if out is input or out is grad_output else {"input": input, "grad_output": grad_output}
-    apart |= {"relu": output, **checked, "mean": mean, "invstd": invstd, "sums": sums}
+    apart = {"input": input, "grad_output": grad_output, "relu": output, **checked}
+    apart |= {"mean": mean, "invstd": invstd, "sums": sums}
     vectors = (new(images.shape[1:2], input.dtype),) * 2
-    results = (_result(out, input, axes, **apart), *vectors)
+    results = (_result(out, input, axes, check.those_given(out, given, (input, grad_output)), **apart), *vectors)
     if return_masked:
         results = (*results, grad_output if relu is None else _result(None, input, axes))
     if not input.size:

@@ -14,6 +14,9 @@ from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 
 
+_NUMBERS = frozenset((int, float, bool))
+
+
 def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray]:
     """Check contiguous vectors of one size and type, of which those named in `written` are updated in place."""
     vectors = {name: vector if vector is None else check.array(name, vector) for name, vector in vectors.items()}
@@ -27,14 +30,23 @@ def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray
             check.fail(name, "a contiguous, aligned vector in native byte order", f"strides {vector.strides}")
         if name in written and not vector.flags.writeable:
             check.fail(name, "a writable array", "a read-only one")
+    check.apart(
+        {name: vector for name, vector in vectors.items() if name in written},
+        **{name: vector for name, vector in vectors.items() if name not in written},
+    )
     return checked
 
 
 def _in_place(
-    kernel: str, first: np.ndarray, *vectors: np.ndarray | None, integers: tuple[int, ...] = (), number: bool = False
+    kernel: str,
+    first: np.ndarray,
+    *vectors: np.ndarray | None,
+    integers: tuple[int, ...] = (),
+    written: tuple[int, ...] = (0,),
+    number: bool = False,
 ) -> Call:
     """Call of a kernel that writes to what it reads."""
-    return Call(kernel, (first, *vectors), (), integers=(len(first), *integers), number=number)
+    return Call(kernel, (first, *vectors), (), integers=(len(first), *integers), written=written, number=number)
 
 
 def sgd_update(
@@ -96,10 +108,8 @@ def sgd_update(
     array([0.95, 2.  ])
     """
     settings = lr, momentum, dampening, weight_decay, nesterov, first_step
-    try:
-        flags, numbers = _sgd_settings(*settings)
-    except TypeError:  # one that has no hash, or is wrong
-        flags, numbers = _sgd_settings.__wrapped__(*settings)
+    usual = _NUMBERS.issuperset(map(type, settings))  # deep in tuples, a hash would overflow the stack
+    flags, numbers = (_sgd_settings if usual else _sgd_settings.__wrapped__)(*settings)
     momentum = numbers[1]
     if momentum == 0:
         momentum_buffer = None
@@ -127,7 +137,8 @@ def _sgd(param, grad, momentum_buffer, nesterov, first_step, *numbers):
     if momentum_buffer is not None:
         vectors["momentum_buffer"] = momentum_buffer
     vectors = _vectors(("param", "momentum_buffer"), **vectors)
-    return _in_place("sgd", *vectors, *[None] * (3 - len(vectors)), integers=(nesterov, first_step))
+    arrays = *vectors, *[None] * (3 - len(vectors))
+    return _in_place("sgd", *arrays, integers=(nesterov, first_step), written=(0, 2))
 
 
 def adam_update(
@@ -189,7 +200,7 @@ def adam_update(
     lr = number("lr", lr, 0)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         if number(name, beta, 0) >= 1:
-            check.fail(name, "a number from 0 to below 1", repr(beta))
+            check.fail(name, "a number from 0 to below 1", check.shown(beta))
     eps = number("eps", eps, 0)
     weight_decay = number("weight_decay", weight_decay, 0)
     decoupled = flag("decoupled", decoupled)
@@ -202,8 +213,8 @@ def adam_update(
 
 @remembered
 def _adam(param, grad, exp_avg, exp_avg_sq, *numbers):
-    written = ("param", "exp_avg", "exp_avg_sq")
-    return _in_place("adam", *_vectors(written, param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq))
+    vectors = {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    return _in_place("adam", *_vectors(("param", "exp_avg", "exp_avg_sq"), **vectors), written=(0, 2, 3))
 
 
 def clip_grad_norm(grad: np.ndarray, max_norm: float) -> float:

@@ -52,7 +52,7 @@ def _image_shape(name: str, value: object, dims: int, given: int) -> tuple[int, 
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        check.fail(name, "a bool", repr(value), TypeError)
+        check.fail(name, "a bool", check.shown(value), TypeError)
     return bool(value)
 
 
@@ -120,7 +120,7 @@ def _placed(size, dims, kernel, step, pad, spread, ceil_mode) -> _Geometry:
 
 def _meets_input(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
     """Whether every window that starts in the padding has a tap inside; dilated, it can step over a short input."""
-    if dilation == 1:
+    if dilation <= size:  # what begins before the input and ends behind it cannot
         return True
     first_taps = ((start, -(start // dilation)) for start in range(-padding, 0, stride))
     return all(tap < kernel and start + tap * dilation < size for start, tap in first_taps)
@@ -134,8 +134,8 @@ def _output(out, size, dims, batched, channels_last, dtype, **apart):
     result = new_images(size, dims, batched, channels_last, dtype)
     if out is None:
         return result
-    check.destination(out, result[0], result[2], **apart)
-    check.in_order(_images("out", out, dims), channels_last)
+    target = check.destination(out, result[0], result[2], **apart)
+    check.in_order(_images("out", target, dims), channels_last)
     return out
 
 
@@ -157,7 +157,7 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     results, bytes_of_mark = [_output(out, *layout, input.dtype, input=input)], 0
     if keep is not None:
         dtype = np.dtype(np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps"))
-        results.append(_output(marks, *layout, dtype, **{"input": input, "out[0]": out}))
+        results.append(_output(marks, *layout, dtype, **{"input": input, "out[0]": None if out is None else check.array("out", out)}))
         bytes_of_mark = dtype.itemsize
     if not input.size:
         return zeros(tuple(results))
@@ -488,7 +488,7 @@ def max_pool2d_taps(
     """
     keep = "relu taps" if _flag("relu", relu) else "taps"
     if not isinstance(out, (tuple, list)) or len(out) != 2:
-        check.fail("out", "two arrays or None, for the output and the taps", repr(out))
+        check.fail("out", "two arrays or None, for the output and the taps", check.shown(out))
     return _max_pool(input, 2, kernel_size, stride, padding, dilation, ceil_mode, keep, *out)
 
 
@@ -590,7 +590,7 @@ def _max_unpool(input, dims, indices, kernel_size, stride, padding, output_size)
     else:
         if isinstance(output_size, (tuple, list)) and len(output_size) == dims + 2:
             output_size = output_size[2:]
-        extents = check.integers("output_size", output_size, dims, 1)
+        extents = check.integers("output_size", output_size, dims, 1, dims)
         if any(not u - s < n < u + s for n, u, s in zip(extents, usual, step, strict=True)):
             bounds = tuple((max(1, u - s + 1), u + s - 1) for u, s in zip(usual, step, strict=True))
             check.fail("output_size", f"sizes within {bounds}", extents)
@@ -772,10 +772,10 @@ def _override(value: object) -> int:
     if value is None:
         return 0
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        check.fail("divisor_override", "an int other than 0", repr(value), TypeError)
+        check.fail("divisor_override", "an int other than 0", check.shown(value), TypeError)
     number = operator.index(value)
     if number == 0 or abs(number) > _MOST:
-        check.fail("divisor_override", f"an int other than 0, up to {_MOST}", repr(value))
+        check.fail("divisor_override", f"an int other than 0, up to {_MOST}", check.shown(value))
     return number
 
 
@@ -1029,7 +1029,7 @@ def _adaptive_avg_pool(input, dims, output_size):
     images = _images("input", input, dims)
     if dims == 2 and isinstance(output_size, (tuple, list)) and len(output_size) == 2:
         output_size = tuple(n if o is None else o for n, o in zip(images.shape[2:], output_size, strict=True))
-    extents = check.integers("output_size", output_size, dims, 1)
+    extents = check.integers("output_size", output_size, dims, 1, dims)
     size = (*images.shape[:2], *((1,) * (2 - dims)), *extents)
     check.fits("output_size", size)
     images, channels_last = check.ordered(images)
