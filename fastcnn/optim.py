@@ -250,7 +250,7 @@ class Optimizer:
                     continue
                 arrays[name] = flat
                 for key, view in views.items():
-                    value = np.asarray(state_dict.get(key))
+                    value = check.array_like(key, state_dict.get(key))
                     if key not in state_dict:
                         problems.append(f"missing: {key}")
                     elif value.shape != view.shape:
@@ -563,7 +563,10 @@ class Schedule:
         """
         if set(state_dict) != {"last_epoch", "base_lrs"}:
             check.fail("state_dict", "'last_epoch' and 'base_lrs'", sorted(state_dict))
-        base_lrs = np.asarray(state_dict["base_lrs"], np.float64)
+        base_lrs = check.array_like("base_lrs", state_dict["base_lrs"])
+        if base_lrs.dtype.kind not in "iuf":
+            check.fail("base_lrs", "an array of numbers", base_lrs.dtype, TypeError)
+        base_lrs = base_lrs.astype(np.float64)
         if base_lrs.shape != (len(self.base_lrs),):
             check.fail("state_dict", f"base_lrs of {len(self.base_lrs)} groups", f"shape {base_lrs.shape}")
         self._restore(check.integer("last_epoch", state_dict["last_epoch"], 0), base_lrs.tolist())

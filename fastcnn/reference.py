@@ -15,6 +15,8 @@ all. Results are C-contiguous and have the dtype of the input.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Iterator
 
@@ -71,7 +73,9 @@ def output_size(size, kernel, stride=1, padding=0, dilation=1, ceil_mode=False) 
 
 
 def _pair(value) -> tuple:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if not isinstance(value, (tuple, list)):
+        return (value, value)
+    return tuple(value) * 2 if len(value) == 1 else tuple(value)
 
 
 def _row(value, neutral) -> tuple:
@@ -1549,3 +1553,37 @@ def clip_grad_norm(grad, max_norm) -> float:
     if not coefficient >= 1:
         grad *= coefficient
     return norm
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Arrays of other classes
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _plain(name, value):
+    """The memory of a subclass of ndarray as an ndarray proper; a mask that hides elements would be lost halfway."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([_plain(name, item) for item in value])
+    if type(value) is np.ndarray or not isinstance(value, np.ndarray):
+        return value
+    if np.ma.is_masked(value):
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected an array without masked elements, got {kind} that masks some")
+    return np.asarray(value)
+
+
+def _of_plain_arrays(function):
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        plain = [_plain(name, value) for name, value in zip(names, arguments, strict=False)]
+        options = {name: _plain(name, value) for name, value in options.items()}
+        return function(*plain, *arguments[len(names) :], **options)
+
+    return call
+
+
+for _name, _function in list(globals().items()):
+    if not _name.startswith("_") and inspect.isfunction(_function) and _function.__module__ == __name__:
+        globals()[_name] = _of_plain_arrays(_function)

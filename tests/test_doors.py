@@ -114,6 +114,13 @@ def test_cython_project(elsewhere, images, weight):
         from convpool_cython import conv_pool
         result = conv_pool(images, weight, threads=3)
         assert np.array_equal(result, conv_pool(images, weight, threads=1))
+        for wrong in (images[:, :2], images[:, :, :3], images[..., :3]):
+            try:
+                conv_pool(np.ascontiguousarray(wrong), weight, threads=1)
+            except ValueError as error:
+                assert "expected" in str(error)
+            else:
+                raise AssertionError(wrong.shape)
     """
     got = elsewhere.call(code, images=images, weight=weight)
     assert_array_equal(got, F.max_pool2d(F.conv2d(images, weight), 2))
@@ -127,7 +134,7 @@ def test_c_project(elsewhere, images, weight):
     code = """
         import convpool_c
         result = np.full((6, 8, 7, 9), 7, np.float32)
-        for wrong in (images[:, :2], images[..., :4], images.astype(np.float64), images[0], None):
+        for wrong in (images[:, :2], images[..., :4], images[:0], images.astype(np.float64), images[0], None):
             try:
                 convpool_c.conv_pool(wrong, weight, result)
             except (TypeError, ValueError):
@@ -146,8 +153,8 @@ from cython cimport floating
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from fastcnn.kernels.conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
-    conv_norm_ptr, conv_scratch)
-from fastcnn.kernels.geometry cimport Window
+    conv_norm_ptr, conv_scratch, pass_scratch)
+from fastcnn.kernels.geometry cimport Window, check_adaptive, check_conv, check_im2col, check_pool
 from fastcnn.kernels.im2col cimport col2im_ptr, im2col_ptr
 from fastcnn.kernels.pooling cimport (
     adaptive_avg_pool_backward_ptr, adaptive_avg_pool_ptr, avg_pool_backward_ptr, avg_pool_ptr, max_pool_ptr,
@@ -162,6 +169,11 @@ def all_of(floating[::1] x, floating[::1] y, floating[::1] weight, floating[::1]
            int64_t[::1] indices, Window g, char[::1] scratch):
     cdef Py_ssize_t wrong = 0
     with nogil:
+        wrong += check_conv(&g, 2, 1) != NULL
+        wrong += check_pool(&g, 1) != NULL
+        wrong += check_im2col(&g) != NULL
+        wrong += check_adaptive(&g) != NULL
+        wrong += pass_scratch(FORWARD, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
         wrong += conv_scratch(FORWARD, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
         wrong += conv_scratch(BACKWARD_DATA, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
         wrong += conv_scratch(BACKWARD_WEIGHT, &g, 2, 1, 1, sizeof(floating)) > scratch.shape[0]
@@ -336,7 +348,7 @@ def call(name, *arguments, result=None):
 
 def test_names_are_the_headers():
     named = re.findall(r"\(\*(\w+?)(?:_##type)?\)", HEADER)
-    plain = {"max_threads", "conv_scratch"}
+    plain = {"max_threads", "conv_scratch", "check_conv", "check_pool", "check_im2col", "check_adaptive"}
     expected = plain | {f"{name}_{kind}" for name in set(named) - plain for kind in ("f32", "f64")}
     assert set(table.functions()) == expected
     assert len(set(table.functions().values())) == len(expected)

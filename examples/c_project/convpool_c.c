@@ -25,8 +25,11 @@ static const char *compute(const Py_buffer *images, const Py_buffer *weight, con
     const fastcnn_window pool = {.n = in[0], .c = outputs, .h = oh, .w = ow, .oh = oh / 2, .ow = ow / 2,
                                  .kh = 2, .kw = 2, .sh = 2, .sw = 2, .dh = 1, .dw = 1};
     const int threads = kernels->max_threads();
-    if (in[0] < 1 || in[1] < 1 || kernel[0] < 1 || kernel[2] < 1 || kernel[3] < 1) return "expected no empty array";
-    if (oh < 2 || ow < 2 || kernel[1] != in[1]) return "weight does not fit the images";
+    /* The kernels trust their arguments: these functions say what is wrong with sizes. */
+    const char *error = kernels->check_conv(&conv, outputs, 1);
+    if (!error) error = kernels->check_pool(&pool, 0);
+    if (error) return error;
+    if (kernel[1] != in[1]) return "weight does not fit the images";
     if (out[0] != in[0] || out[1] != outputs || out[2] != oh / 2 || out[3] != ow / 2) return "output has a wrong shape";
     void *scratch = malloc((size_t)kernels->conv_scratch(FASTCNN_FORWARD, &conv, outputs, 1, threads, sizeof(float)));
     float *middle = malloc(sizeof(float) * (size_t)(in[0] * outputs * oh * ow));
@@ -34,7 +37,7 @@ static const char *compute(const Py_buffer *images, const Py_buffer *weight, con
         kernels->conv_forward_f32(images->buf, weight->buf, NULL, middle, &conv, outputs, 1, scratch, threads);
         kernels->max_pool_f32(middle, output->buf, NULL, 0, &pool, threads);
     }
-    const char *error = scratch && middle ? NULL : "not enough memory";
+    if (!scratch || !middle) error = "not enough memory";
     free(scratch);
     free(middle);
     return error;

@@ -827,7 +827,7 @@ cdef class Call:
         cdef bint refused
         cdef object value
         if bytes < 0:
-            raise MemoryError(f"scratch: expected at most 2**50 bytes, got a call with {threads} threads that needs more")
+            raise MemoryError(f"scratch: expected at most 2**50 bytes, got more with {threads} threads")
         for k in range(self.results):
             value, place = None, self.place[self.arrays + k]
             if self.result[k].made:

@@ -83,7 +83,9 @@ def plain(name: str, value: np.ndarray) -> np.ndarray:
     """
     kind = type(value).__name__
     try:
-        mask = np.asarray(np.ma.getmask(value) if isinstance(value, np.ma.MaskedArray) else getattr(value, "mask", False))
+        mask = np.asarray(
+            np.ma.getmask(value) if isinstance(value, np.ma.MaskedArray) else getattr(value, "mask", False)
+        )
     except Exception as error:
         fail(name, "an array", f"{kind} whose mask cannot be read: {error}", TypeError)
     if mask.dtype == np.bool_ and mask.any():
@@ -329,8 +331,8 @@ def in_order(out: np.ndarray, channels_last: bool) -> np.ndarray:
 def fits(name: str, size: tuple[int, ...]) -> None:
     """Refuse a shape of more elements than any memory holds, before anything is allocated.
 
-    The limit, 2**44, is that of the kernels too (include/fastcnn/geometry.h): what they compute from sizes below it fits
-    in 64 bits.
+    The limit, 2**44, is that of the kernels too (include/fastcnn/geometry.h): what they compute from sizes below it
+    fits in 64 bits.
     """
     total = 1
     for extent in size:

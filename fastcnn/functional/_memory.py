@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,6 +17,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Return an uninitialised C-contiguous array, as `numpy.empty`, whose memory is used again when it dies."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
+    if size > sys.maxsize:
+        raise MemoryError(f"no memory for an array of {size} bytes")
     if size < 4096:  # the C library serves these from memory that it keeps as well
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, Block(size))  # type: ignore[arg-type]  # any buffer will do

@@ -261,7 +261,9 @@ def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[i
 def _window(pool: object) -> tuple:
     if not isinstance(pool, (tuple, list)) or not 1 <= len(pool) <= 5:
         check.fail(
-            "pool", "a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them", check.shown(pool)
+            "pool",
+            "a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them",
+            check.shown(pool),
         )
     return tuple(pool)
 

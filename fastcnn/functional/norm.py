@@ -222,7 +222,9 @@ def batch_norm(
     """
     call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
     running = (None, None) if call.given is None else call.given
-    vectors = dict(zip(("running_mean", "running_var", "weight", "bias"), (*running, call.weight, call.bias), strict=True))
+    vectors = dict(
+        zip(("running_mean", "running_var", "weight", "bias"), (*running, call.weight, call.bias), strict=True)
+    )
     output, output_memory = _destination(out, call.images, call.axes, call.shape, input=call.images, **vectors)
     memory = flat(call.images, call.axes)
     mean, invstd, scale, shift = call.factors(memory)
@@ -369,7 +371,9 @@ def _apply(input, mean, scale, shift, residual, relu, out):
     if residual is not None:
         check.shape("residual", residual, input.shape)
         other = flat(_images("residual", residual), axes)
-    result = _result(out, input, axes, check.those_given(out, given, (input, residual)), input=input, residual=residual, **vectors)
+    result = _result(
+        out, input, axes, check.those_given(out, given, (input, residual)), input=input, residual=residual, **vectors
+    )
     if not input.size:
         return zeros((result,))
     arrays = flat(images, axes), other, *(np.ascontiguousarray(vector) for vector in (mean, scale, shift))

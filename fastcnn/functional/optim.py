@@ -13,7 +13,6 @@ from fastcnn.functional._arrays import required
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 
-
 _NUMBERS = frozenset((int, float, bool))
 
 

@@ -157,7 +157,11 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     results, bytes_of_mark = [_output(out, *layout, input.dtype, input=input)], 0
     if keep is not None:
         dtype = np.dtype(np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps"))
-        results.append(_output(marks, *layout, dtype, **{"input": input, "out[0]": None if out is None else check.array("out", out)}))
+        results.append(
+            _output(
+                marks, *layout, dtype, **{"input": input, "out[0]": None if out is None else check.array("out", out)}
+            )
+        )
         bytes_of_mark = dtype.itemsize
     if not input.size:
         return zeros(tuple(results))
@@ -559,6 +563,7 @@ def _checked_taps(grad_output, taps, input_shape, relu, *geometry):
 
 @remembered
 def _taps_backward(grad_output, taps, input_shape, relu, *geometry):
+    (grad_output,) = required(grad_output=grad_output)
     checked = _checked_taps(grad_output, taps, input_shape, relu, *geometry)
     grads, taps, size, geometry, integers, refused = checked
     taps, channels_last = check.ordered(taps, _channels_last(taps))

@@ -32,7 +32,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
-from .geometry cimport Window
+from .geometry cimport Window, check_conv
 from .isa cimport Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
 from .jobs cimport (
@@ -44,7 +44,7 @@ from .planar cimport planar_fits, planar_scratch, planar_sums
 from .point cimport point_fits, point_scratch, point_weight_grad
 from .ring cimport ring_fits, ring_scratch, ring_weight_grad
 from .spread cimport spread_data, spread_fits, spread_scratch
-from .threads cimport thread_index, threads_for
+from .threads cimport thread_index, threads_for, usable
 from .winograd cimport winograd_scratch, winograd_sums, winograd_weight_grad
 
 
@@ -491,7 +491,7 @@ cdef void conv_forward_ptr(const floating* input, const floating* weight, const 
     `scratch` has conv_scratch(FORWARD, ...) bytes for `threads` threads; at most so many are used.
     """
     cdef Job job = forward_job(g, outputs, groups)
-    _do(&job, input, weight, bias, output, aligned_start(scratch), threads)
+    _do(&job, input, weight, bias, output, aligned_start(scratch), usable(threads))
 
 
 cdef void conv_norm_ptr(const floating* input, const floating* weight, const floating* bias, const floating* mean,
@@ -507,7 +507,7 @@ cdef void conv_norm_ptr(const floating* input, const floating* weight, const flo
     cdef bint done
     if job.dest.channel == 1:
         job.after = After(mean, scale, shift, residual, output, relu)
-    done = _do(&job, input, weight, bias, output, aligned_start(scratch), threads)
+    done = _do(&job, input, weight, bias, output, aligned_start(scratch), usable(threads))
     if job.dest.channel != 1 or not done:
         batch_norm_apply_ptr(output, residual, mean, scale, shift, relu, output, g.n, outputs, g.oh * g.ow,
                              g.channels_last)
@@ -526,6 +526,7 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
     """grad_input (n, c, h, w), all of it overwritten, of grad_output (n, outputs, oh, ow)."""
     cdef Job job = forward_job(g, outputs, groups)
     cdef Py_ssize_t ry, rx
+    threads = usable(threads)
     if _spreads(&job, g, outputs, groups, sizeof(floating)):
         spread_data(&job, grad_output, weight, grad_input, aligned_start(scratch), threads)
         return
@@ -766,6 +767,7 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     cdef floating* partial
     cdef floating* partial_bias
     cdef floating* bias
+    threads = usable(threads)
     if floating is float:
         if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
                                                                       start, threads):
@@ -836,9 +838,18 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
 
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil:
-    """Bytes of scratch that a pass needs for `threads` threads (at least one), from the shape alone."""
+    """Bytes of scratch that a pass needs for `threads` threads, from the shape alone; -1 where check_conv objects."""
+    if check_conv(g, outputs, groups) != NULL or (itemsize != 4 and itemsize != 8):
+        return -1
+    return pass_scratch(which, g, outputs, groups, threads, itemsize)
+
+
+cdef Py_ssize_t pass_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
+                             Py_ssize_t itemsize) noexcept nogil:
+    """conv_scratch of arguments that are checked, for other kernels."""
     cdef Job job
     cdef Py_ssize_t ry, rx, most = 0
+    threads = usable(threads)
     job = forward_job(g, outputs, groups)
     if which != BACKWARD_DATA:
         return _job_scratch(&job, threads, itemsize, which == BACKWARD_WEIGHT)

@@ -7,9 +7,9 @@ from cython cimport floating
 
 from .activation cimport add_ptr
 from .conv cimport (
-    BACKWARD_DATA, BACKWARD_WEIGHT, conv_backward_data_ptr, conv_backward_weight_ptr, conv_scratch,
+    BACKWARD_DATA, BACKWARD_WEIGHT, conv_backward_data_ptr, conv_backward_weight_ptr, pass_scratch,
 )
-from .geometry cimport Window
+from .geometry cimport Window, check_conv
 from .jobs cimport aligned
 
 
@@ -19,12 +19,14 @@ cdef inline Py_ssize_t _weights(const Window* g, Py_ssize_t outputs, Py_ssize_t 
 
 cdef inline Py_ssize_t _passes_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                                        Py_ssize_t itemsize) noexcept nogil:
-    return aligned(max(conv_scratch(BACKWARD_DATA, g, outputs, groups, threads, itemsize),
-                       conv_scratch(BACKWARD_WEIGHT, g, outputs, groups, threads, itemsize)))
+    return aligned(max(pass_scratch(BACKWARD_DATA, g, outputs, groups, threads, itemsize),
+                       pass_scratch(BACKWARD_WEIGHT, g, outputs, groups, threads, itemsize)))
 
 
 cdef inline Py_ssize_t conv_gradients_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                                               Py_ssize_t itemsize) noexcept nogil:
+    if check_conv(g, outputs, groups) != NULL:
+        return -1
     return (_passes_scratch(g, outputs, groups, threads, itemsize)
             + (_weights(g, outputs, groups) + outputs) * itemsize)
 

@@ -17,13 +17,13 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint8_t
 
-from .conv cimport FORWARD, conv_forward_ptr, conv_scratch
+from .conv cimport FORWARD, conv_forward_ptr, pass_scratch
 from .conv_gradients cimport conv_gradients_ptr, conv_gradients_scratch
-from .geometry cimport Window
+from .geometry cimport Window, check_conv
 from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, parts_of, pieces
 from .planar cimport planar_fits
 from .pooling cimport max_pool_ptr, max_pool_relu_ptr, max_pool_taps_backward_ptr
-from .threads cimport thread_index, threads_for
+from .threads cimport thread_index, threads_for, usable
 
 
 # Bytes of what is between, of one thread's part, as far as an image has not more: a quarter of the L2 caches met today.
@@ -53,16 +53,18 @@ cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int thre
     p.parts = max(1, min(g.n, p.parts))
     part.n = pieces(g.n, p.parts)
     p.conv = aligned(part.n * image)
-    conv = conv_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize)
+    conv = pass_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize)
     part.n = g.n // p.parts  # of fewer images, blocks may be larger
-    conv = max(conv, conv_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize))
+    conv = max(conv, pass_scratch(FORWARD, &part, outputs, groups, 1 if p.apart else threads, itemsize))
     p.slice = p.conv + aligned(conv)
-    p.bytes = (threads if p.apart else 1) * p.slice + ALIGN
+    p.bytes = (usable(threads) if p.apart else 1) * p.slice + ALIGN
     return p
 
 
 cdef Py_ssize_t conv_pool_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                                   Py_ssize_t itemsize) noexcept nogil:
+    if check_conv(g, outputs, groups) != NULL:
+        return -1
     return _plan(g, outputs, groups, threads, itemsize).bytes
 
 
@@ -98,6 +100,7 @@ cdef void conv_pool_ptr(const floating* input, const floating* weight, const flo
     cdef Py_ssize_t part, image
     cdef Py_ssize_t work = g.n * g.oh * g.ow * pool.c * g.kh * g.kw * g.c // groups
     cdef int teams = 1
+    threads = usable(threads)
     if p.apart:  # with all that comes with them, eight of these multiply-adds take as long as an elementary operation
         teams = min(threads, threads_for(p.parts, work // 8))
         threads = 1
@@ -126,6 +129,8 @@ cdef Py_ssize_t conv_pool_backward_scratch(const Window* g, const Window* pool, 
                                            Py_ssize_t part_bytes, int threads, Py_ssize_t itemsize) noexcept nogil:
     cdef Window conv = g[0]
     cdef Py_ssize_t parts = _backward_parts(pool, part_bytes, itemsize), most
+    if check_conv(g, pool.c, groups) != NULL:
+        return -1
     conv.n = pieces(g.n, parts)
     most = conv_gradients_scratch(&conv, pool.c, groups, threads, itemsize)
     conv.n = g.n // parts  # of fewer images, blocks may be larger

@@ -8,6 +8,14 @@ cdef extern from "fastcnn/geometry.h" nogil:
         Py_ssize_t dh, dw
         int channels_last
 
+    double MOST_ELEMENTS "FASTCNN_MOST_ELEMENTS"
+
+    # What is wrong with arguments of the kernels, or NULL: see the header.
+    const char* check_conv "fastcnn_check_conv"(const Window* g, Py_ssize_t outputs, Py_ssize_t groups)
+    const char* check_pool "fastcnn_check_pool"(const Window* g, int tag_bytes)
+    const char* check_im2col "fastcnn_check_im2col"(const Window* g)
+    const char* check_adaptive "fastcnn_check_adaptive"(const Window* g)
+
 
 cdef inline Py_ssize_t first_inside(Py_ssize_t start, Py_ssize_t step) noexcept nogil:
     """Least k >= 0 with start + k*step >= 0."""

@@ -15,7 +15,7 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from .geometry cimport Window, end_inside, first_inside
-from .threads cimport max_threads, threads_for
+from .threads cimport max_threads, threads_for, usable
 
 
 cdef extern from "micro/transpose.h" nogil:
@@ -45,7 +45,7 @@ cdef inline void _transpose_images(const floating* source, floating* target, bin
     """Images (h*w, c) to planes (c, h*w), or back."""
     cdef Py_ssize_t pixels = g.h * g.w, size = pixels * g.c, blocks = (g.c + CHANNELS - 1) // CHANNELS
     cdef Py_ssize_t task, tasks = g.n * blocks, image, first, channels
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, g.n * size))):
+    for task in prange(tasks, schedule="static", num_threads=min(usable(threads), threads_for(tasks, g.n * size))):
         image, first = task // blocks * size, task % blocks * CHANNELS
         channels = min(CHANNELS, g.c - first)
         if to_planes:
@@ -123,7 +123,8 @@ cdef void im2col_ptr(const floating* input, floating* columns, const Window* g, 
     if _is_transposition(g):
         _transpose_images(input, columns, True, g, threads)
         return
-    for plane in prange(planes, schedule="static", num_threads=min(threads, threads_for(planes, planes * size))):
+    for plane in prange(planes, schedule="static",
+                        num_threads=min(usable(threads), threads_for(planes, planes * size))):
         _plane_to_columns(input + _plane_offset(plane, g), g.w * column_step, column_step, columns + plane * size, g)
 
 
@@ -136,7 +137,7 @@ cdef void col2im_ptr(const floating* columns, floating* output, const Window* g,
         _transpose_images(columns, output, False, g, threads)
         return
     for plane in prange(planes, schedule="static",
-                        num_threads=min(threads, threads_for(planes, planes * (size + g.h * g.w)))):
+                        num_threads=min(usable(threads), threads_for(planes, planes * (size + g.h * g.w)))):
         _columns_to_plane(columns + plane * size, output + _plane_offset(plane, g), g.w * column_step, column_step, g)
 
 

@@ -22,9 +22,10 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
+from .geometry cimport MOST_ELEMENTS
 from .isa cimport Sum, micro
 from .jobs cimport ALIGN, aligned_start, lanes_of, pieces, round_up, run_tile
-from .threads cimport threads_for
+from .threads cimport threads_for, usable
 
 cdef enum:
     DEPTH = 1024
@@ -40,8 +41,11 @@ cdef inline Py_ssize_t _wide(Py_ssize_t itemsize) noexcept nogil:
 
 cdef Py_ssize_t linear_scratch(Py_ssize_t n, Py_ssize_t features, Py_ssize_t outputs, int threads,
                                Py_ssize_t itemsize) noexcept nogil:
-    """Bytes of scratch that each of the three products needs at the most."""
-    cdef Py_ssize_t wide = _wide(itemsize), tail = max(n, outputs) * wide + round_up(features, wide)
+    """Bytes of scratch that each of the three products needs at the most; -1 for sizes below 1, or of overflow."""
+    cdef Py_ssize_t wide = _wide(itemsize), tail
+    if min(n, features, outputs) < 1 or <double>features * max(<double>n, <double>outputs) > MOST_ELEMENTS:
+        return -1
+    tail = max(n, outputs) * wide + round_up(features, wide)
     return itemsize * max(tail, (1 + features) * round_up(outputs, wide) if n > SEVERAL else 0) + ALIGN
 
 
@@ -173,6 +177,7 @@ cdef void linear_forward_ptr(const floating* input, const floating* weight, cons
     cdef floating* init = <floating*>aligned_start(scratch)
     cdef floating* transposed = init + round_up(outputs, wide)
     cdef Right right
+    threads = usable(threads)
     memset(init, 0, round_up(outputs, wide) * sizeof(floating))
     if bias != NULL:
         memcpy(init, bias, outputs * sizeof(floating))
@@ -197,7 +202,7 @@ cdef void linear_backward_data_ptr(const floating* grad_output, const floating* 
                                    int threads) noexcept nogil:
     """grad_input (n, features) = grad_output (n, outputs) @ weight."""
     _product_in_place(grad_output, outputs, 1, weight, grad_input, n, features, outputs, aligned_start(scratch),
-                      threads)
+                      usable(threads))
 
 
 cdef void linear_backward_weight_ptr(const floating* grad_output, const floating* input, floating* grad_weight,
@@ -207,7 +212,7 @@ cdef void linear_backward_weight_ptr(const floating* grad_output, const floating
     cdef Py_ssize_t i, o
     if grad_weight != NULL:
         _product_in_place(grad_output, 1, outputs, input, grad_weight, outputs, features, n, aligned_start(scratch),
-                          threads)
+                          usable(threads))
     if grad_bias != NULL:
         memset(grad_bias, 0, outputs * sizeof(floating))
         for i in range(n):

@@ -255,9 +255,11 @@ cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
 cdef char* _take(Py_ssize_t bytes, void** raw) noexcept:
     cdef Py_ssize_t size
     cdef Piece* piece
+    if bytes < 0:  # as of a size that overflowed
+        return NULL
     if bytes < LARGE:
         return _take_small(max(bytes, 64), raw)
-    if bytes > (<Py_ssize_t>1 << 62) - 2 * ARENA:
+    if bytes > (<Py_ssize_t>1 << 62) - 2 * ARENA:  # below, no sum overflows
         return NULL
     size = (bytes + HEAD - 1) // HEAD * HEAD
     with _lock:

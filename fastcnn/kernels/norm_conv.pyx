@@ -31,16 +31,16 @@ from cython.parallel cimport prange
 from .activation cimport add_ptr
 from .conv cimport (
     BACKWARD_DATA, BACKWARD_WEIGHT, FORWARD, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr,
-    conv_scratch,
+    pass_scratch,
 )
-from .geometry cimport Window
+from .geometry cimport Window, check_conv
 from .jobs cimport ALIGN, PART_BYTES, Job, aligned, aligned_start, forward_job, parts_of, pieces
 from .matrix cimport matrix_fits
 from .norm cimport (
     After, batch_norm_apply_ptr, batch_norm_blocks, batch_norm_merge_ptr, batch_norm_part_ptr,
     batch_norm_seam_ptr, batch_norm_sums_ptr, batch_norm_total_ptr, batch_statistics_ptr,
 )
-from .threads cimport thread_index, threads_for
+from .threads cimport thread_index, threads_for, usable
 from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
 
@@ -95,10 +95,10 @@ cdef inline Py_ssize_t _whole_scratch(const Window* g, Py_ssize_t outputs, Py_ss
                                       int threads, Py_ssize_t itemsize) noexcept nogil:
     """Bytes for all images at once, at any precision; 0 where it never is so."""
     cdef Job job = forward_job(g, outputs, groups)
-    cdef Py_ssize_t bytes = winograd_scratch(&job, threads, itemsize, backward)
+    cdef Py_ssize_t bytes = winograd_scratch(&job, usable(threads), itemsize, backward)
     if job.source.channel != 1 or bytes == 0:
         return 0
-    return max(bytes, conv_scratch(BACKWARD_DATA, g, outputs, groups, threads, itemsize)) if backward else bytes
+    return max(bytes, pass_scratch(BACKWARD_DATA, g, outputs, groups, threads, itemsize)) if backward else bytes
 
 
 cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize_t part_bytes, bint backward,
@@ -126,11 +126,11 @@ cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize
                           * sizeof(double))
     conv = _whole_scratch(g, outputs, groups, backward, threads, itemsize)
     if backward:  # of fewer images, blocks may be larger
-        conv = max(conv, conv_scratch(BACKWARD_WEIGHT, &few, outputs, groups, threads, itemsize))
-        conv = max(conv, conv_scratch(BACKWARD_WEIGHT, &many, outputs, groups, threads, itemsize))
+        conv = max(conv, pass_scratch(BACKWARD_WEIGHT, &few, outputs, groups, threads, itemsize))
+        conv = max(conv, pass_scratch(BACKWARD_WEIGHT, &many, outputs, groups, threads, itemsize))
     if not p.apart:
-        conv = max(conv, conv_scratch(BACKWARD_DATA if backward else FORWARD, &few, outputs, groups, threads, itemsize))
-        conv = max(conv, conv_scratch(BACKWARD_DATA if backward else FORWARD, &many, outputs, groups, threads,
+        conv = max(conv, pass_scratch(BACKWARD_DATA if backward else FORWARD, &few, outputs, groups, threads, itemsize))
+        conv = max(conv, pass_scratch(BACKWARD_DATA if backward else FORWARD, &many, outputs, groups, threads,
                                       itemsize))
     p.slices = p.conv + aligned(conv)
     p.slice = p.slice_conv = 0
@@ -138,9 +138,9 @@ cdef Plan _plan(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize
         few.n, many.n = few.n // p.apart, pieces(many.n, p.apart)
         p.slice_conv = 0 if backward else aligned(many.n * image)
         p.slice = p.slice_conv + aligned(max(
-            conv_scratch(BACKWARD_DATA if backward else FORWARD, &few, outputs, groups, 1, itemsize),
-            conv_scratch(BACKWARD_DATA if backward else FORWARD, &many, outputs, groups, 1, itemsize)))
-    p.bytes = p.slices + threads * p.slice + ALIGN
+            pass_scratch(BACKWARD_DATA if backward else FORWARD, &few, outputs, groups, 1, itemsize),
+            pass_scratch(BACKWARD_DATA if backward else FORWARD, &many, outputs, groups, 1, itemsize)))
+    p.bytes = p.slices + usable(threads) * p.slice + ALIGN
     return p
 
 
@@ -155,6 +155,8 @@ cdef inline void _make(const floating* input, const floating* mean, const floati
 
 cdef Py_ssize_t norm_conv_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize_t part_bytes,
                                   bint statistics, int threads, Py_ssize_t itemsize) noexcept nogil:
+    if check_conv(g, outputs, groups) != NULL:
+        return -1
     return _plan(g, outputs, groups, part_bytes, False, statistics, threads, itemsize).bytes
 
 
@@ -195,6 +197,7 @@ cdef void norm_conv_ptr(const floating* input, const floating* mean, const float
     cdef const floating* none = NULL
     cdef bint last = _last(g, plane)
     cdef Job job = forward_job(g, outputs, groups)
+    threads = usable(threads)
     if _reads_normed(&job, sizeof(floating), False):
         job.before = After(mean, scale, shift, NULL, NULL, relu)
         if winograd_sums(&job, input, weight, bias, output, start + p.conv, threads):
@@ -230,6 +233,8 @@ cdef void norm_conv_ptr(const floating* input, const floating* mean, const float
 cdef Py_ssize_t norm_conv_backward_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
                                            Py_ssize_t part_bytes, bint sums, int threads,
                                            Py_ssize_t itemsize) noexcept nogil:
+    if check_conv(g, outputs, groups) != NULL:
+        return -1
     return _plan(g, outputs, groups, part_bytes, True, sums, threads, itemsize).bytes
 
 
@@ -273,9 +278,10 @@ cdef void norm_conv_backward_ptr(const floating* grad_output, const floating* in
     cdef const floating* none = NULL
     cdef Window conv
     cdef int mask = FASTCNN_MASK_AGAIN if relu else FASTCNN_MASK_NONE
-    cdef int teams = min(threads, threads_for(p.apart, g.n * image))
+    cdef int teams = min(usable(threads), threads_for(p.apart, g.n * image))
     cdef bint with_weight = grad_weight != NULL or grad_bias != NULL, last = _last(g, plane)
     cdef Job job = forward_job(g, outputs, groups)
+    threads = usable(threads)
     if _reads_normed(&job, sizeof(floating), True):
         p.apart = 0
         if grad_input != NULL:

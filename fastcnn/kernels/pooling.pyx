@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window, end_inside, first_inside
 from .isa cimport micro
-from .threads cimport max_threads, threads_for
+from .threads cimport max_threads, threads_for, usable
 
 
 cdef extern from "micro/pool.h" nogil:
@@ -244,7 +244,7 @@ cdef inline void _max_pool(const floating* input, floating* output, tag_t* tags,
     cdef Few few
     if (tag_t is uint8_t or tags is NULL) and _few(g, lanes, sizeof(floating), &few):
         tasks = g.n * ((g.oh + _few_lines(g) - 1) // _few_lines(g))
-        threads = min(threads, threads_for(tasks, work))
+        threads = min(usable(threads), threads_for(tasks, work))
         if threads == 1:  # perhaps within a region of the caller's, where another of one thread takes microseconds
             for task in range(tasks):
                 _max_few_rows(input, output, <uint8_t*>tags, few, task, g, relu, lanes)
@@ -252,7 +252,7 @@ cdef inline void _max_pool(const floating* input, floating* output, tag_t* tags,
         for task in prange(tasks, schedule="static", num_threads=threads):
             _max_few_rows(input, output, <uint8_t*>tags, few, task, g, relu, lanes)
         return
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+    for task in prange(tasks, schedule="static", num_threads=min(usable(threads), threads_for(tasks, work))):
         _max_row(input + task // g.oh * plane, output + task * line, tags if tags is NULL else tags + task * line,
                  task % g.oh, inner, g, relu, lanes)
 
@@ -345,7 +345,7 @@ cdef inline bint _wrong_taps(const tap_t* taps, const Window* g, bint relu, int 
     cdef Py_ssize_t task, tasks = _planes(g), plane = g.oh * g.ow * _pixel(g), wrong = 0
     cdef Inner inner_rows = _inner_rows(g), inner = _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, tasks * plane))):
+    for task in prange(tasks, schedule="static", num_threads=min(usable(threads), threads_for(tasks, tasks * plane))):
         wrong += _wrong_taps_plane(taps + task * plane, inner_rows, inner, g, relu, lanes)
     return wrong != 0
 
@@ -417,11 +417,11 @@ cdef void max_pool_taps_backward_ptr(const floating* grad_output, const tap_t* t
             and _few(g, lanes, sizeof(floating), &few)):
         tasks = g.n * ((g.oh + _few_lines(g) - 1) // _few_lines(g))
         for task in prange(tasks, schedule="static",
-                           num_threads=min(threads, threads_for(tasks, g.n * (g.h * line + plane)))):
+                           num_threads=min(usable(threads), threads_for(tasks, g.n * (g.h * line + plane)))):
             _route_few_rows(grad_output, <const uint8_t*>taps, grad_input, few, task, g, lanes)
     elif tap_t is uint8_t and g.channels_last and g.c >= ROUTE_LANES and g.kh * g.kw <= lanes.route_taps:
         for task in prange(tasks, schedule="static",
-                           num_threads=min(threads, threads_for(tasks, tasks * line + g.n * plane))):
+                           num_threads=min(usable(threads), threads_for(tasks, tasks * line + g.n * plane))):
             _route_row(grad_output + task // g.h * plane, <const uint8_t*>taps + task // g.h * plane,
                        grad_input + task * line, task % g.h, inner, g, lanes)
     else:
@@ -487,7 +487,7 @@ cdef inline Py_ssize_t _scatter(const floating* values, const tag_t* tags, float
     cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
     cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
     for task in prange(tasks, schedule="static",
-                       num_threads=min(threads, threads_for(tasks, _planes(g) * (small + large)))):
+                       num_threads=min(usable(threads), threads_for(tasks, _planes(g) * (small + large)))):
         lane = task % blocks * block
         wrong += _scatter_block(values + task // blocks * small + lane, tags + task // blocks * small + lane,
                                 planes + task // blocks * large + lane, min(block, _pixel(g) - lane), g, add)
@@ -529,7 +529,8 @@ cdef Py_ssize_t take_ptr(floating* planes, const int64_t* indices, floating* val
     cdef Py_ssize_t block = _block(g), blocks = (_pixel(g) + block - 1) // block
     cdef Py_ssize_t task, tasks = _planes(g) * blocks, lane, wrong = 0
     cdef Py_ssize_t small = g.oh * g.ow * _pixel(g), large = g.h * g.w * _pixel(g)
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, _planes(g) * small))):
+    for task in prange(tasks, schedule="static",
+                       num_threads=min(usable(threads), threads_for(tasks, _planes(g) * small))):
         lane = task % blocks * block
         wrong += _take_block(planes + task // blocks * large + lane, indices + task // blocks * small + lane,
                              values + task // blocks * small + lane, min(block, _pixel(g) - lane), g)
@@ -612,7 +613,7 @@ cdef void _mean_forward(const floating* input, floating* output, const Window* g
     cdef Py_ssize_t work = _planes(g) * plane if rule.adaptive else tasks * line * min(g.kh, g.h) * min(g.kw, g.w)
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
-    for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, work))):
+    for task in prange(tasks, schedule="static", num_threads=min(usable(threads), threads_for(tasks, work))):
         _mean_row(input + task // g.oh * plane, output + task * line, task % g.oh, inner, g, rule, lanes)
 
 
@@ -714,11 +715,12 @@ cdef void _mean_backward(const floating* grad_output, floating* grad_input, cons
     cdef Inner inner = Inner(0, 0) if rule.adaptive else _inner_columns(g)
     cdef const Lanes* lanes = fastcnn_pool_for(micro().name)
     if _pixel(g) == 1 and _apart(g, rule):
-        for task in prange(planes, schedule="static", num_threads=min(threads, threads_for(planes, planes * area))):
+        for task in prange(planes, schedule="static",
+                           num_threads=min(usable(threads), threads_for(planes, planes * area))):
             _fill_plane(grad_output + task * plane, grad_input + task * area, g, rule)
         return
     for task in prange(tasks, schedule="static",
-                       num_threads=min(threads, threads_for(tasks, tasks * line + _planes(g) * plane))):
+                       num_threads=min(usable(threads), threads_for(tasks, tasks * line + _planes(g) * plane))):
         _share_row(grad_output + task // g.h * plane, grad_input + task * line, task % g.h, inner, g, rule, lanes)
 
 

@@ -5,7 +5,7 @@ from cython cimport floating
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from .conv cimport Pass, conv_backward_data_ptr, conv_backward_weight_ptr, conv_forward_ptr, conv_scratch
-from .geometry cimport Window
+from .geometry cimport Window, check_adaptive, check_conv, check_im2col, check_pool
 from .im2col cimport col2im_ptr, im2col_ptr
 from .pooling cimport (
     adaptive_avg_pool_backward_ptr,
@@ -58,6 +58,10 @@ cdef extern from "fastcnn/kernels.h" nogil:
         void (*avg_pool_backward_f64)(const double*, double*, const Window*, bint, Py_ssize_t, int) noexcept nogil
         void (*adaptive_avg_pool_f64)(const double*, double*, const Window*, int) noexcept nogil
         void (*adaptive_avg_pool_backward_f64)(const double*, double*, const Window*, int) noexcept nogil
+        const char* (*check_conv)(const Window*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        const char* (*check_pool)(const Window*, int) noexcept nogil
+        const char* (*check_im2col)(const Window*) noexcept nogil
+        const char* (*check_adaptive)(const Window*) noexcept nogil
 
 
 # --- one function where fused types make several ---------------------------------------------------------------------
@@ -115,6 +119,10 @@ table.avg_pool_f64 = avg_pool_ptr[double]
 table.avg_pool_backward_f64 = avg_pool_backward_ptr[double]
 table.adaptive_avg_pool_f64 = adaptive_avg_pool_ptr[double]
 table.adaptive_avg_pool_backward_f64 = adaptive_avg_pool_backward_ptr[double]
+table.check_conv = check_conv
+table.check_pool = check_pool
+table.check_im2col = check_im2col
+table.check_adaptive = check_adaptive
 
 capsule = PyCapsule_New(&table, CAPSULE, NULL)
 
@@ -137,6 +145,10 @@ def functions():
     """
     return {
         "max_threads": <size_t>table.max_threads,
+        "check_conv": <size_t>table.check_conv,
+        "check_pool": <size_t>table.check_pool,
+        "check_im2col": <size_t>table.check_im2col,
+        "check_adaptive": <size_t>table.check_adaptive,
         "conv_scratch": <size_t>table.conv_scratch,
         "conv_forward_f32": <size_t>table.conv_forward_f32,
         "conv_backward_data_f32": <size_t>table.conv_backward_data_f32,

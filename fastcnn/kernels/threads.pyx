@@ -153,8 +153,8 @@ def set_num_threads(num_threads):
     global _threads
     if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
         raise TypeError(f"num_threads: expected a positive int, got {num_threads!r}")
-    if not 1 <= num_threads <= 4096:
-        raise ValueError(f"num_threads: expected an int from 1 to 4096, got {num_threads!r}")
+    if not 1 <= num_threads <= MOST_THREADS:
+        raise ValueError(f"num_threads: expected an int from 1 to {MOST_THREADS}, got {num_threads!r}")
     _threads = 1 if _forked or not FASTCNN_OPENMP else num_threads
 
 

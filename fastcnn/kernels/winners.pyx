@@ -22,10 +22,10 @@ from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from .geometry cimport Window
+from .geometry cimport Window, check_conv
 from .isa cimport Micro, micro
 from .jobs cimport ALIGN, Image, aligned, aligned_start, copy_pixels, image_of, lanes_of, pieces, round_up
-from .threads cimport thread_index, threads_for
+from .threads cimport thread_index, threads_for, usable
 
 
 # Bytes that a task goes through again and again: at most, and those of a block of images, where it has several.
@@ -92,7 +92,7 @@ cdef Plan _plan(const Window* g, const Window* pool, int threads, Py_ssize_t ite
     p.place_grads = p.place_offsets + aligned(2 * sizeof(int32_t) * (pool.c + 1))
     p.out = p.place_grads + aligned(2 * itemsize * (pool.c + 1))
     p.slice = p.out + aligned(itemsize * (p.out_rows * p.out_row + slack))
-    p.bytes = p.slices + threads * p.slice + ALIGN
+    p.bytes = p.slices + usable(threads) * p.slice + ALIGN
     return p
 
 
@@ -111,6 +111,8 @@ def fit(Window g, Window pool, Py_ssize_t groups, Py_ssize_t itemsize):
 
 
 cdef Py_ssize_t winners_scratch(const Window* g, const Window* pool, int threads, Py_ssize_t itemsize) noexcept nogil:
+    if check_conv(g, pool.c, 1) != NULL:
+        return -1
     return _plan(g, pool, threads, itemsize).bytes
 
 
@@ -311,7 +313,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
                         packed[o * p.w_output + (p.above + i) * p.w_row + j * g.c + c] = (
                             weight[((o * g.c + c) * g.kh + i) * g.kw + j])
     # An item takes as long as some eight elementary operations, and as one for eight multiply-adds.
-    for part in prange(p.parts, schedule="dynamic", num_threads=min(threads, threads_for(p.parts, work))):
+    for part in prange(p.parts, schedule="dynamic", num_threads=min(usable(threads), threads_for(p.parts, work))):
         slice = start + p.slices + thread_index() * p.slice
         _part(&p, g, pool, &source, part, own, grad_output, taps, input, packed, grad_input,
               partial + part * p.sums if sums else <floating*>NULL, slice)

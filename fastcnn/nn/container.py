@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from fastcnn import functional as F
+from fastcnn.functional import _checks as check
 from fastcnn.nn import fusion
 from fastcnn.nn.module import Module, is_grad_enabled
 
@@ -151,7 +152,7 @@ class Residual(Module):
 
     def shortcut_of(self, input: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
         """Return what is added to the output of `body`, which has the shape `expected`."""
-        other = input if self.shortcut is None else self.shortcut(input)
+        other = check.array("input", input) if self.shortcut is None else self.shortcut(input)
         if other.shape != expected:
             raise ValueError(f"body: expected an output of the shortcut's shape {other.shape}, got {expected}")
         return other

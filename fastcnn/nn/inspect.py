@@ -152,6 +152,7 @@ def summary(module: Module, input_shape: tuple[int, ...]) -> Summary:
     if not isinstance(input_shape, (tuple, list)):
         check.fail("input_shape", "a tuple of ints", repr(input_shape), TypeError)
     sizes = tuple(check.integer("input_shape", size, 1) for size in input_shape)
+    check.fits("input_shape", sizes)
     parameters = list(module.parameters())
     input = np.zeros((1, *sizes), parameters[0].dtype if parameters else np.float32)
     rows = []
@@ -248,6 +249,7 @@ def plan(module: Module, input_shape: tuple[int, ...]) -> Plan:
     if not isinstance(input_shape, (tuple, list)):
         check.fail("input_shape", "a tuple of ints", repr(input_shape), TypeError)
     sizes = tuple(check.integer("input_shape", size, 1) for size in input_shape)
+    check.fits("input_shape", sizes)
     parameters = list(module.parameters())
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     input = np.zeros((sizes[0], *sizes[2:], sizes[1]), dtype)  # channels-last, as activations are inside a model
@@ -378,7 +380,7 @@ def gradcheck(
     if not isinstance(input, np.ndarray) or input.dtype != np.float64:
         got = getattr(input, "dtype", type(input).__name__)
         check.fail("input", "a float64 array (differences of float32 are too coarse)", got, TypeError)
-    input = np.array(input)
+    input = np.array(check.array("input", input))
     if isinstance(layer, Module):
         return _gradcheck_module(layer, input, eps, atol, rtol)
     if not callable(layer):

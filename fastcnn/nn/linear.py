@@ -120,6 +120,7 @@ class Flatten(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return `input` with the axes joined."""
+        input = check.array("input", input)
         if is_grad_enabled():
             self.save(input.shape, check.channels_run_fastest(input))
         return F.flatten(input, self.start_dim, self.end_dim)

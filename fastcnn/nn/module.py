@@ -112,7 +112,7 @@ class Parameter:
     __slots__ = ("__weakref__", "_data", "_grad", "_home", "is_zero")
 
     def __init__(self, data: ArrayLike) -> None:
-        array = np.array(data, order="C")
+        array = np.array(check.array_like("data", data), order="C")
         if array.dtype not in check.FLOATS:
             check.fail("data", "float32 or float64", array.dtype, TypeError)
         self._data = array
@@ -128,9 +128,11 @@ class Parameter:
         ------
         TypeError
             If `dtype` is neither float32 nor float64.
+        ValueError, MemoryError
+            If there is no memory for the shape.
         """
-        if np.dtype(dtype) not in check.FLOATS:
-            check.fail("dtype", "float32 or float64", np.dtype(dtype), TypeError)
+        dtype = check.float_type("dtype", dtype)
+        check.fits("parameter", shape)
         return cls(np.zeros(shape, dtype))
 
     @property
@@ -168,7 +170,7 @@ class Parameter:
     def _assign(name: str, target: np.ndarray, value: ArrayLike) -> None:
         if value is target:  # p.grad += x ends here
             return
-        value = np.asarray(value)
+        value = check.array_like(name, value)
         if value.shape != target.shape:
             raise ValueError(f"{name}: expected shape {target.shape}, got {value.shape}")
         np.copyto(target, value, casting="same_kind")
@@ -182,7 +184,7 @@ class Parameter:
         if grad is self._grad:
             self.is_zero = False
         else:
-            np.add(self.grad, grad, out=self._grad)
+            np.add(self.grad, check.array("grad", grad), out=self._grad)
 
     def zero_grad(self, later: bool = False) -> None:
         """Fill the gradient with zeros, at once or, `later`, when it is next read or a backward pass writes there."""
@@ -275,6 +277,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     def __call__(self, input: np.ndarray) -> np.ndarray:
+        if type(input) is not np.ndarray and isinstance(input, np.ndarray):
+            input = check.plain("input", input)
         return self.forward(input)
 
     def save(self, *arrays: Any) -> None:
@@ -483,7 +487,7 @@ class Module:
           wrong shape: weight, expected (3, 2), got (2, 3)
         """
         own = {name: _array(value) for name, value in self._named_values()}
-        given = {name: np.asarray(value) for name, value in state.items()}
+        given = {name: check.array_like(name, value) for name, value in state.items()}
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
         problems = []

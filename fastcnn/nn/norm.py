@@ -49,6 +49,7 @@ class _BatchNorm(Module):
 
     def factors(self, input: np.ndarray, statistics: np.ndarray | None = None) -> tuple[tuple[np.ndarray, ...], bool]:
         """Return `fastcnn.functional.batch_norm_factors`, and whether they are the batch's; in training, count it."""
+        input = check.array("input", input)
         check.ndim("input", input, *self.ranks)
         from_batch = self.training or not self.track_running_stats
         counts = self.training and self.track_running_stats

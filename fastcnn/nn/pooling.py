@@ -84,6 +84,7 @@ class MaxPool1d(_MaxPool):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the maxima of `input` (N, C, L) or (C, L)."""
+        input = check.array("input", input)
         check.ndim("input", input, 3, 2)
         rows = input[..., None, :]
         output, taps = F.max_pool2d_taps(rows, *self._geometry())
@@ -93,6 +94,7 @@ class MaxPool1d(_MaxPool):
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """Return the gradient of the input; see `Module.backward`."""
         shape, taps = self.saved()
+        grad_output = check.array("grad_output", grad_output)
         return F.max_pool2d_taps_backward(grad_output[..., None, :], taps, shape, *self._geometry())[..., 0, :]
 
 
@@ -263,6 +265,7 @@ class AvgPool2d(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the means of `input` (N, C, H, W) or (C, H, W)."""
+        input = check.array("input", input)
         self.save(input.shape, _is_channels_last(input))
         return F.avg_pool2d(input, *self._geometry())
 
@@ -329,6 +332,7 @@ class AdaptiveAvgPool2d(Module):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the means of `input` (N, C, H, W) or (C, H, W)."""
+        input = check.array("input", input)
         self.save(input.shape, _is_channels_last(input))
         return F.adaptive_avg_pool2d(input, self.output_size)
 

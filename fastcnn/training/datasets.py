@@ -139,7 +139,7 @@ class ImageDataset:
         std: float | tuple[float, ...] = 1.0,
         scale: float = 1 / 255,
     ) -> None:
-        images, labels = np.asarray(images), np.asarray(labels)
+        images, labels = check.array_like("images", images), check.array_like("labels", labels)
         if images.dtype != np.uint8:
             check.fail("images", "an array of uint8", images.dtype, TypeError)
         if images.ndim != 4:
@@ -148,6 +148,8 @@ class ImageDataset:
             check.fail("labels", "an array of integers", labels.dtype, TypeError)
         if labels.shape != (len(images),):
             check.fail("labels", f"shape ({len(images)},), one label an image", labels.shape)
+        if labels.size and labels.max() > np.iinfo(np.int64).max:
+            check.fail("labels", "integers of 64 bits", labels.max())
         labels = labels.astype(np.int64)
         if classes is None:
             classes = tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))

@@ -190,14 +190,16 @@ def _pair(dataset: object, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(dataset, tuple) or len(dataset) != 2:
         check.fail("dataset", "an ImageDataset or a tuple (inputs, targets)", type(dataset).__name__, TypeError)
     inputs, targets = dataset
-    if not isinstance(inputs, np.ndarray) or inputs.dtype not in PIXELS:
-        kind = getattr(inputs, "dtype", type(inputs).__name__)
-        check.fail("dataset", "inputs in an array of uint8, float32 or float64", kind, TypeError)
+    inputs = check.array("inputs", inputs, "a NumPy array of uint8, float32 or float64")
+    if inputs.dtype not in PIXELS:
+        check.fail("dataset", "inputs in an array of uint8, float32 or float64", inputs.dtype, TypeError)
     if inputs.ndim not in (2, 3, 4):
         check.fail("dataset", "inputs of shape (N, C, H, W), (N, C, L) or (N, F)", inputs.shape)
-    targets = np.asarray(targets)
+    targets = check.array_like("targets", targets)
     if targets.ndim == 0 or len(targets) != len(inputs):
         check.fail("dataset", f"targets for {len(inputs)} inputs", f"shape {targets.shape}")
     if targets.dtype.kind not in "iuf":
         check.fail("dataset", "targets of integers or floats", targets.dtype, TypeError)
+    if targets.dtype == np.uint64 and targets.size and targets.max() > np.iinfo(np.int64).max:
+        check.fail("dataset", "targets of 64-bit integers with sign", targets.max())
     return inputs, targets.astype(dtype if targets.dtype.kind == "f" else np.int64, copy=False)

@@ -6,8 +6,11 @@
        const fastcnn_kernels *kernels = fastcnn_import();     // with the GIL, once; NULL with ImportError set
 
    The functions need neither the GIL nor Python, may be called from many threads at once, trust their arguments and
-   allocate nothing. `threads` is the most threads that a call may use: give 1 inside a parallel region of your own, else
-   max_threads(). Compile with -I$(python -c "import fastcnn; print(fastcnn.get_include())"); nothing is linked. */
+   allocate nothing: call the check_* function first where sizes come from elsewhere (a stride of 0 divides by zero).
+   `threads` is the most threads that a call may use: give 1 inside a parallel region of your own, else max_threads().
+   Below 1 it counts as 1, above 4096 as 4096.
+
+   Compile with -I$(python -c "import fastcnn; print(fastcnn.get_include())"); nothing is linked. */
 #ifndef FASTCNN_KERNELS_H
 #define FASTCNN_KERNELS_H
 
@@ -30,7 +33,7 @@ typedef enum { FASTCNN_FORWARD, FASTCNN_BACKWARD_DATA, FASTCNN_BACKWARD_WEIGHT }
    convolution (n, outputs, oh, ow), in the order that g->channels_last names. Results are overwritten.
 
    conv_*: weight and grad_weight are (outputs, c/groups, kh, kw), C-contiguous; bias and grad_bias (outputs) or NULL;
-       scratch has the bytes that conv_scratch tells for the pass and `threads`, at any alignment.
+       scratch has the bytes that conv_scratch returns for the pass and `threads`, at any alignment.
    im2col, col2im: columns is (n, c*kh*kw, oh*ow), C-contiguous.
    max_pool: tags, of the output's shape, is what its backward pass needs, by tag_bytes: 1 (uint8) or 4 (int32) for the
        winner's tap i*kw + j in its window, 8 (int64) for its index row*w + column in the plane, 0 for none (tags is then
@@ -66,11 +69,18 @@ typedef struct {
     int abi;     /* FASTCNN_ABI of the library */
     size_t size; /* bytes of its table */
     int (*max_threads)(void);
-    /* Bytes of scratch that a convolution's pass needs with `threads` threads, for elements of `itemsize` bytes. */
+    /* Bytes of scratch that a convolution's pass needs with `threads` threads, for elements of `itemsize` bytes (4 or
+       8); -1 where check_conv objects. */
     ptrdiff_t (*conv_scratch)(fastcnn_pass pass, const fastcnn_window *g, ptrdiff_t outputs, ptrdiff_t groups,
                               int threads, ptrdiff_t itemsize);
     FASTCNN_KERNELS_OF(float, f32);
     FASTCNN_KERNELS_OF(double, f64);
+    /* What is wrong with the arguments of conv_*, max_pool_* and avg_pool_*, im2col_* and col2im_*, adaptive_*: NULL for
+       nothing, else a string that is never freed (geometry.h). tag_bytes is that of a max-pool, 0 for an average. */
+    const char *(*check_conv)(const fastcnn_window *g, ptrdiff_t outputs, ptrdiff_t groups);
+    const char *(*check_pool)(const fastcnn_window *g, int tag_bytes);
+    const char *(*check_im2col)(const fastcnn_window *g);
+    const char *(*check_adaptive)(const fastcnn_window *g);
 } fastcnn_kernels;
 
 #define FASTCNN_CAPSULE "fastcnn.kernels.table.capsule"
