@@ -34,6 +34,7 @@ EXTENSIONS = {
     "conv_pool": [],
     "norm_conv": [],
     "conv": [],
+    "edges": [],
     "matrix": [],
     "linear": [],
     "augment": [],

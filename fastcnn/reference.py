@@ -1448,8 +1448,8 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     total = float(losses.sum(dtype=np.float64))
     if reduction == "sum":
         return total, grad_input
-    divisor = float(scale.sum(dtype=np.float64))
-    return (total / divisor, grad_input / divisor) if divisor else (math.nan, grad_input)
+    divisor = float(scale.sum(dtype=np.float64)) or math.nan
+    return total / divisor, np.where(np.expand_dims(counted, 1), grad_input / divisor, 0)
 
 
 def mse_loss(input, target, reduction="mean"):

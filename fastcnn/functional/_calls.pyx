@@ -24,7 +24,7 @@ from cpython.ref cimport Py_INCREF, PyObject
 from cpython.exc cimport PyErr_Clear
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cython cimport floating
-from libc.math cimport sqrt
+from libc.math cimport NAN, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -575,6 +575,8 @@ cdef bint _cross_entropy(const Facts* f, floating** a, double* number, void* scr
         for i in range(rows):
             losses[i] = 0 if target[i] == ignored else 1 if a[2] == NULL else a[2][target[i]]
         divisor = _sum(losses, rows)
+        if divisor == 0:  # the mean of nothing
+            divisor = NAN
     cross_entropy_ptr(a[0], target, a[2], ignored, smoothing, 1 / divisor, losses, a[4] if each else a[3], rows,
                       columns)
     number[0] = _sum(losses, rows) / divisor

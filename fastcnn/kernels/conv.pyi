@@ -14,6 +14,13 @@ def scratch_bytes(
     threads: int,
     itemsize: int,
 ) -> int: ...
+def implementations(
+    which: Literal["forward", "backward_data", "backward_weight"],
+    g: Mapping[str, int],
+    outputs: int,
+    groups: int,
+    itemsize: int,
+) -> tuple[str, ...]: ...
 def forward(
     input: NDArray[Float],
     weight: NDArray[Float],

@@ -32,6 +32,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
+from .edges cimport mend_edges
 from .geometry cimport Window, check_conv
 from .isa cimport Sum, micro
 from .matrix cimport matrix_fits, matrix_scratch, matrix_sums, matrix_weight_grad
@@ -45,7 +46,7 @@ from .point cimport point_fits, point_scratch, point_weight_grad
 from .ring cimport ring_fits, ring_scratch, ring_weight_grad
 from .spread cimport spread_data, spread_fits, spread_scratch
 from .threads cimport thread_index, threads_for, usable
-from .winograd cimport winograd_scratch, winograd_sums, winograd_weight_grad
+from .winograd cimport winograd_fits, winograd_scratch, winograd_sums, winograd_weight_grad
 
 
 cdef extern from "micro/transpose.h" nogil:
@@ -534,6 +535,7 @@ cdef void conv_backward_data_ptr(const floating* grad_output, const floating* we
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)
             _do(&job, grad_output, weight, <const floating*>NULL, grad_input, aligned_start(scratch), threads)
+    mend_edges(grad_output, weight, grad_input, g, outputs, groups, threads)
 
 
 # --- backward-weight ------------------------------------------------------------------------------------------------
@@ -866,6 +868,35 @@ def scratch_bytes(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, in
     """scratch_bytes('forward' | 'backward_data' | 'backward_weight', g, outputs, groups, threads, itemsize) -> int"""
     cdef Pass number = {"forward": FORWARD, "backward_data": BACKWARD_DATA, "backward_weight": BACKWARD_WEIGHT}[which]
     return conv_scratch(number, &g, outputs, groups, threads, itemsize)
+
+
+cdef tuple _names(const Job* job, Py_ssize_t itemsize, bint weights):
+    cdef list names = []
+    if matrix_fits(job, itemsize):
+        names.append("matrix")
+    if winograd_fits(job, itemsize, weights):
+        names.append("winograd")
+    if job.inputs == 1 and job.outputs == 1 and job.groups > 1:
+        names.append("depthwise")
+    elif weights:
+        names.append("ring" if ring_fits(job, itemsize) else "point" if point_fits(job, itemsize) else "direct")
+    else:
+        names.append("planar" if planar_fits(job, itemsize) else "direct")
+    return tuple(names)
+
+
+def implementations(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, Py_ssize_t itemsize):
+    """implementations('forward' | ..., g, outputs, groups, itemsize) -> names, in the order in which they are tried
+
+    For the tests. Backward-data runs once for each phase of the stride: the names are those of the first.
+    """
+    cdef Job job = forward_job(&g, outputs, groups)
+    if which != "backward_data":
+        return _names(&job, itemsize, which == "backward_weight")
+    if _spreads(&job, &g, outputs, groups, itemsize):
+        return ("spread",)
+    job = data_job(&g, outputs, groups, 0, 0)
+    return _names(&job, itemsize, False)
 
 
 def forward(const floating[:, :, :, :] input, const floating[:, :, :, ::1] weight, const floating[::1] bias,

@@ -61,6 +61,7 @@ cdef extern from "micro/micro.h" nogil:
         void (*row_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t, float*,
                         int) noexcept nogil
         void (*transpose_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        bint (*all_finite_f32)(Py_ssize_t, const float*) noexcept nogil
         void (*gather_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*,
                            Py_ssize_t, float*) noexcept nogil
         void (*planar_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float*, const float*, bint,
@@ -85,6 +86,7 @@ cdef extern from "micro/micro.h" nogil:
         void (*row_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t, double*,
                         int) noexcept nogil
         void (*transpose_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
+        bint (*all_finite_f64)(Py_ssize_t, const double*) noexcept nogil
         void (*gather_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*,
                            Py_ssize_t, double*) noexcept nogil
         void (*planar_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double*, const double*, bint,

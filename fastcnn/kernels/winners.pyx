@@ -13,6 +13,9 @@ registers:
 
 Few channels make short rows, so where an image has one, several rows of it are woven into one.
 
+A place that did not win has a gradient of 0, and 0 times infinity or NaN is NaN. So an image that is not finite, and
+weights that are not, are gone over once more: what they make NaN of is made NaN.
+
 Ownership: a task is a part of the images; it writes their gradients, and has a partial sum of the weights' gradient.
 Parts are added in order, and follow from the shape alone: no bit depends on the thread count.
 """
@@ -143,6 +146,65 @@ cdef inline bint _items(const Micro* tiles, const Plan* p, const Window* pool, c
         return tiles.winners_f64(p.items, taps, grad, own, tap_offset, several, <int32_t>start, offset, g, sums)
 
 
+cdef inline bint _finite(const Micro* tiles, const floating* a, Py_ssize_t count) noexcept nogil:
+    if floating is float:
+        return tiles.all_finite_f32(count, a)
+    else:
+        return tiles.all_finite_f64(count, a)
+
+
+cdef inline bint _won(const Window* pool, const uint8_t* taps, Py_ssize_t y, Py_ssize_t x, Py_ssize_t o) noexcept nogil:
+    """Whether a place of the convolution's output is the maximum of a window; taps with channels last."""
+    cdef Py_ssize_t row = y // pool.kh, column = x // pool.kw
+    return (row < pool.oh and column < pool.ow
+            and taps[(row * pool.ow + column) * pool.c + o] == y % pool.kh * pool.kw + x % pool.kw)
+
+
+cdef void _image_times_zero(const Plan* p, const Window* g, const Window* pool, const Image* source,
+                            const floating* input, const uint8_t* taps, floating* sums) noexcept nogil:
+    """Add to a part's sums the pixels of an image that are not finite, times the zeros of the places that lost."""
+    cdef Py_ssize_t c, row, column, i, j, y, x, o
+    cdef floating value
+    cdef floating* total
+    for c in range(g.c):
+        for row in range(g.h):
+            for column in range(g.w):
+                value = input[row * source.row + column * source.pixel + c * source.channel]
+                if value - value == 0:
+                    continue
+                for i in range(max(0, row + g.ph - (g.oh - 1) * g.sh), min(g.kh, row + g.ph + 1)):
+                    for j in range(max(0, column + g.pw - (g.ow - 1) * g.sw), min(g.kw, column + g.pw + 1)):
+                        y, x = row + g.ph - i, column + g.pw - j
+                        if y % g.sh or x % g.sw:
+                            continue
+                        total = sums + i // p.woven * p.pitch + i % p.woven + c + j * p.pixel
+                        for o in range(pool.c):
+                            if total[0] == total[0] and not _won(pool, taps, y // g.sh, x // g.sw, o):
+                                total[0] = value - value
+                            total += p.strips * p.pitch
+
+
+cdef void _weights_times_zero(const Window* g, const Window* pool, const Image* source, const floating* weight,
+                              const uint8_t* taps, floating* grad_input) noexcept nogil:
+    """Add to an image's gradient the weights that are not finite, times the zeros of the places that lost."""
+    cdef Py_ssize_t o, c, i, j, y, x, row, column
+    cdef floating* pixel
+    for o in range(pool.c):
+        for c in range(g.c):
+            for i in range(g.kh):
+                for j in range(g.kw):
+                    if weight[0] - weight[0] != 0:
+                        for y in range(g.oh):
+                            row = y * g.sh - g.ph + i
+                            for x in range(g.ow if 0 <= row < g.h else 0):
+                                column = x * g.sw - g.pw + j
+                                pixel = grad_input + row * source.row + column * source.pixel + c * source.channel
+                                if (0 <= column < g.w and pixel[0] == pixel[0]
+                                        and not _won(pool, taps, y, x, o)):
+                                    pixel[0] = weight[0] - weight[0]
+                    weight += 1
+
+
 cdef inline void _pick(const Micro* tiles, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t count, const int32_t* offset,
                        const floating* g, Py_ssize_t step, const floating* a, Py_ssize_t a_row, floating* c,
                        Py_ssize_t c_row) noexcept nogil:
@@ -183,6 +245,8 @@ cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Ima
         kept = _in_order(p, pool, taps + (image + i) * p.items, &dy, slice)
         _items(tiles, p, pool, kept, dy, own, tap_offset, i * p.image, offset + i * p.items, grads + i * p.items,
                <floating*>(slice + p.item_sums))
+        if not _finite(tiles, input + (image + i) * source.image, source.image):
+            _image_times_zero(p, g, pool, source, input + (image + i) * source.image, kept, sums)
     for o in range(pool.c):
         _pick(tiles, p.strips, p.width, images * pool.oh * pool.ow, offset + o, grads + o, pool.c, copy,
               p.woven * p.row, sums + o * p.strips * p.pitch, p.pitch)
@@ -190,8 +254,8 @@ cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Ima
 
 cdef void _image(const Plan* p, const Window* g, const Window* pool, const Image* source, Py_ssize_t image,
                  const int32_t* own, const floating* dy, const uint8_t* taps, const floating* packed,
-                 floating* grad_input, char* slice) noexcept nogil:
-    """The gradient of one image."""
+                 const floating* special, floating* grad_input, char* slice) noexcept nogil:
+    """The gradient of one image; `special` are the weights if not all are finite, else NULL."""
     cdef const Micro* tiles = micro()
     cdef int32_t* offset = <int32_t*>(slice + p.offsets)
     cdef floating* grads = <floating*>(slice + p.grads)
@@ -237,6 +301,8 @@ cdef void _image(const Plan* p, const Window* g, const Window* pool, const Image
         for c in range(g.c):
             for x in range(g.w):
                 to[c * source.channel + x] = out[y * p.out_row + x * g.c + c]
+    if special != NULL:
+        _weights_times_zero(g, pool, source, special, taps, grad_input)
 
 
 cdef inline void _spread(const Micro* tiles, const Plan* p, const Window* g, Py_ssize_t count, const int32_t* offset,
@@ -256,14 +322,15 @@ cdef inline void _spread(const Micro* tiles, const Plan* p, const Window* g, Py_
 
 cdef void _part(const Plan* p, const Window* g, const Window* pool, const Image* source, Py_ssize_t part,
                 const int32_t* own, const floating* grad, const uint8_t* taps, const floating* input,
-                const floating* packed, floating* grad_input, floating* sums, char* slice) noexcept nogil:
+                const floating* packed, const floating* special, floating* grad_input, floating* sums,
+                char* slice) noexcept nogil:
     """One task; grad_input and sums are NULL where they are not asked for."""
     cdef Py_ssize_t image = part * g.n // p.parts, end = (part + 1) * g.n // p.parts, images
     cdef Py_ssize_t line = pool.ow * pool.c, i, o, x, y
     cdef floating* item_sums = <floating*>(slice + p.item_sums)
     if grad_input != NULL:
         for i in range(image, end):
-            _image(p, g, pool, source, i, own + p.items, grad, taps, packed, grad_input, slice)
+            _image(p, g, pool, source, i, own + p.items, grad, taps, packed, special, grad_input, slice)
     if sums == NULL:
         return
     memset(item_sums, 0, p.items * sizeof(floating))
@@ -289,6 +356,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
     cdef Image source = image_of(g.c, g.h, g.w, g.channels_last)
     cdef char* start = aligned_start(scratch)
     cdef floating* packed = <floating*>start
+    cdef const floating* special = NULL
     cdef int32_t* own = <int32_t*>(start + p.own)
     cdef floating* partial = <floating*>(start + p.partial)
     cdef Py_ssize_t part, i, j, c, o, x, y, window = g.kh * g.kw, line = pool.ow * pool.c, at
@@ -305,6 +373,8 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
             own[y * line + i] = own[i] + <int32_t>at
             own[p.items + y * line + i] = own[p.items + i]
     if grad_input != NULL:
+        if not _finite(micro(), weight, pool.c * g.c * window):
+            special = weight
         memset(packed, 0, pool.c * p.w_output * sizeof(floating))
         for o in range(pool.c):
             for c in range(g.c):
@@ -315,7 +385,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
     # An item takes as long as some eight elementary operations, and as one for eight multiply-adds.
     for part in prange(p.parts, schedule="dynamic", num_threads=min(usable(threads), threads_for(p.parts, work))):
         slice = start + p.slices + thread_index() * p.slice
-        _part(&p, g, pool, &source, part, own, grad_output, taps, input, packed, grad_input,
+        _part(&p, g, pool, &source, part, own, grad_output, taps, input, packed, special, grad_input,
               partial + part * p.sums if sums else <floating*>NULL, slice)
     for part in range(1, p.parts if sums else 0):
         for i in range(p.sums):

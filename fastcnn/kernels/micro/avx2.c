@@ -31,9 +31,11 @@ static const long long mask64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
 const fastcnn_micro fastcnn_micro_avx2 = {
     "avx2", ROWS,
     8, tile_f32, depthwise_f32, depthwise_weights_f32, dots_f32, row_f32, transpose_f32,
+    all_finite_f32,
     gather_f32, planar_f32, weave_f32, picked_f32, winners_f32,
     winograd_source_f32, winograd_grad_f32, winograd_dest_f32, winograd_weight_f32, winograd_weight_grad_f32,
     4, tile_f64, depthwise_f64, depthwise_weights_f64, dots_f64, row_f64, transpose_f64,
+    all_finite_f64,
     gather_f64, planar_f64, weave_f64, picked_f64, winners_f64,
     winograd_source_f64, winograd_grad_f64, winograd_dest_f64, winograd_weight_f64, winograd_weight_grad_f64,
     {winograd4_source_f32, winograd4_grad_f32, winograd4_dest_f32, winograd4_weight_f32, winograd4_weight_grad_f32},

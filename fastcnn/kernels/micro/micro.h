@@ -38,6 +38,8 @@ typedef struct {
    transpose: out[c*out_row + r] = a[r*a_row + c] for r < rows and c < columns; the rows of out are written up to the
    next multiple of `lanes` after `rows`, zero past it.
 
+   all_finite: whether none of n elements of a is infinite or NaN.
+
    gather: out[x*n + c] = sum over t of a[(q - t)*pitch + (r + t*stride)*n + c] for x < columns and c < n, where q and r
    are quotient and remainder of x + start by stride, 0 <= q - t < windows and r + t*stride < taps: window q - t is over
    the pixels from (q - t)*stride - start. a must be readable one vector past the last window.
@@ -70,6 +72,7 @@ typedef struct {
                          T *c, int add);                                                                              \
     void (*transpose_##suffix)(ptrdiff_t rows, ptrdiff_t columns, const T *a, ptrdiff_t a_row, T *out,                \
                                ptrdiff_t out_row);                                                                    \
+    int (*all_finite_##suffix)(ptrdiff_t n, const T *a);                                                              \
     void (*gather_##suffix)(ptrdiff_t columns, ptrdiff_t n, ptrdiff_t start, ptrdiff_t taps, ptrdiff_t stride,        \
                             ptrdiff_t windows, const T *a, ptrdiff_t pitch, T *out);                                  \
     void (*planar_##suffix)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t steps, const ptrdiff_t *offset, const T *b,           \

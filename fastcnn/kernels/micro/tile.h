@@ -142,6 +142,26 @@ static void NAME(depthwise_weights)(ptrdiff_t n, ptrdiff_t rows, const fastcnn_s
 #undef TAPS_OF
 }
 
+/* x - x is 0, or NaN where x is not finite: also in a sum of such differences. */
+static int NAME(all_finite)(ptrdiff_t n, const T *a) {
+    VEC sums[4] = {{0}, {0}, {0}, {0}};
+    int finite = 1;
+    for (; n >= 4 * LANES; n -= 4 * LANES, a += 4 * LANES) {
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            const VEC x = *(const VEC *)(a + r * LANES);
+            sums[r] += x - x;
+        }
+    }
+    for (; n > 0; n -= LANES, a += LANES) {
+        const VEC x = NAME(load)(a, n);
+        sums[0] += x - x;
+    }
+    sums[0] += sums[1] + sums[2] + sums[3];
+    for (int i = 0; i < LANES; i++) finite &= sums[0][i] == 0;
+    return finite;
+}
+
 #include "few.h"
 #include "winners.h"
 #include "winograd.h"

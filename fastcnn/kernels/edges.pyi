@@ -1,0 +1,1 @@
+# Nothing that Python sees: edges.pxd declares what conv.pyx calls.
