@@ -5,7 +5,6 @@ Their parameters have the names that torch's usual versions have, so that weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -115,36 +114,50 @@ class BasicBlock(nn.Module):
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"bias": False, "rng": rng, "dtype": dtype}
-        self._body = nn.Sequential(
-            {
-                "conv1": nn.Conv2d(in_channels, out_channels, 3, stride, 1, **options),
-                "bn1": nn.BatchNorm2d(out_channels, dtype=dtype),
-                "relu1": nn.ReLU(),
-                "conv2": nn.Conv2d(out_channels, out_channels, 3, 1, 1, **options),
-                "bn2": nn.BatchNorm2d(out_channels, dtype=dtype),
-            }
-        )
-        self._downsample = None
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, **options)
+        self.bn1 = nn.BatchNorm2d(out_channels, dtype=dtype)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, **options)
+        self.bn2 = nn.BatchNorm2d(out_channels, dtype=dtype)
+        self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            self._downsample = nn.Sequential(
+            self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, **options), nn.BatchNorm2d(out_channels, dtype=dtype)
             )
-        self._relu2 = nn.ReLU()
-        self._whole = nn.Sequential(nn.Residual(self._body, self._downsample), self._relu2)
+        self.relu2 = nn.ReLU()
+        # (layers, network of them), in a tuple, as the network is no child; the second that of the last forward pass.
+        self._built: tuple[list[nn.Module | None], nn.Sequential] | None = None
+        self._ran: tuple[list[nn.Module | None], nn.Sequential] | None = None
+        self._network()
 
-    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        yield from self._body.named_children()
-        if self._downsample is not None:
-            yield "downsample", self._downsample
-        yield "relu2", self._relu2
+    def _network(self) -> tuple[list[nn.Module | None], nn.Sequential]:
+        """The layers and one network of them, which is built again when a layer is replaced."""
+        layers = [self.conv1, self.bn1, self.relu1, self.conv2, self.bn2, self.downsample, self.relu2]
+        built = self._built
+        if built is None or built[0] != layers:
+            if built is not None:
+                built[1].requires_input_grad(True)
+            names = ("conv1", "bn1", "relu1", "conv2", "bn2")
+            body = nn.Sequential(dict(zip(names, layers, strict=False)))
+            built = layers, nn.Sequential(nn.Residual(body, self.downsample), self.relu2)
+            built[1].requires_input_grad(self.needs_input_grad)
+            self._built = built
+        return built
+
+    @property
+    def _whole(self) -> nn.Sequential:
+        return self._network()[1]
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Return the block's output for `input` (N, in_channels, H, W)."""
-        return self._whole(input)
+        built = self._network()
+        if nn.is_grad_enabled():
+            self.__dict__["_ran"] = built
+        return built[1](input)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """Run the layers' backward; see `Module.backward`."""
-        return self._whole.backward(grad_output)
+        return (self._ran or self._network())[1].backward(grad_output)
 
     def requires_input_grad(self, flag: bool = True) -> nn.Module:
         """Say whether the gradient of the input is needed; see `Module.requires_input_grad`."""

@@ -129,8 +129,12 @@ class Optimizer:
         ------
         RuntimeError
             If another optimizer has since moved the parameters into its own buffer.
+        TypeError, ValueError
+            If a setting was changed to one that is not valid. Nothing is then updated.
         """
         self._settle()
+        for group in self.param_groups[1:]:  # the update of the first checks its own
+            self._checked(**{name: group[name] for name in self._settings})
         for g, group in enumerate(self.param_groups):
             self._update(self._data_of[g], self._grad_of[g], self._arrays[g], group, self._steps[g] + 1)
             self._steps[g] += 1
@@ -363,13 +367,14 @@ class SGD(Optimizer):
         return settings
 
     def _update(self, param, grad, arrays, group, step):
-        first = bool(group["momentum"] and not arrays)
+        buffer = arrays.get("momentum_buffer")
+        first = bool(group["momentum"] and buffer is None)
         if first:
-            arrays["momentum_buffer"] = _aligned_zeros(param.size, param.dtype)
+            buffer = _aligned_zeros(param.size, param.dtype)
         F.sgd_update(
             param,
             grad,
-            arrays.get("momentum_buffer"),
+            buffer,
             group["lr"],
             group["momentum"],
             group["dampening"],
@@ -377,6 +382,8 @@ class SGD(Optimizer):
             group["nesterov"],
             first_step=first,
         )
+        if first:
+            arrays["momentum_buffer"] = buffer
 
 
 class Adam(Optimizer):
@@ -443,14 +450,12 @@ class Adam(Optimizer):
         }
 
     def _update(self, param, grad, arrays, group, step):
-        for name in self.kept:
-            if name not in arrays:
-                arrays[name] = _aligned_zeros(param.size, param.dtype)
+        kept = arrays or {name: _aligned_zeros(param.size, param.dtype) for name in self.kept}
         F.adam_update(
             param,
             grad,
-            arrays["exp_avg"],
-            arrays["exp_avg_sq"],
+            kept["exp_avg"],
+            kept["exp_avg_sq"],
             step,
             group["lr"],
             *group["betas"],
@@ -458,6 +463,7 @@ class Adam(Optimizer):
             group["weight_decay"],
             self.decoupled,
         )
+        arrays.update(kept)
 
 
 class AdamW(Adam):
@@ -527,7 +533,7 @@ class Schedule:
         self.optimizer = optimizer
         self.base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self.last_epoch = 0
-        self._apply()
+        self._apply(self._settings_at(0))
 
     def settings(self, group: int, epoch: int) -> dict[str, Any]:
         """Return what the schedule sets in parameter group number `group` after `epoch` steps."""
@@ -535,12 +541,19 @@ class Schedule:
 
     def step(self) -> None:
         """Count one step, and set the learning rates that follow from it."""
+        settings = self._settings_at(self.last_epoch + 1)
         self.last_epoch += 1
-        self._apply()
+        self._apply(settings)
 
-    def _apply(self) -> None:
-        for g, group in enumerate(self.optimizer.param_groups):
-            group.update(self.settings(g, self.last_epoch))
+    def check_step(self) -> None:
+        """Raise the error that `step` would raise; change nothing."""
+
+    def _settings_at(self, epoch: int) -> list[dict[str, Any]]:
+        return [self.settings(g, epoch) for g in range(len(self.optimizer.param_groups))]
+
+    def _apply(self, settings: list[dict[str, Any]]) -> None:
+        for group, values in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(values)
 
     def get_last_lr(self) -> list[float]:
         """Return the current learning rate of each group."""
@@ -570,7 +583,7 @@ class Schedule:
         if base_lrs.shape != (len(self.base_lrs),):
             check.fail("state_dict", f"base_lrs of {len(self.base_lrs)} groups", f"shape {base_lrs.shape}")
         self._restore(check.integer("last_epoch", state_dict["last_epoch"], 0), base_lrs.tolist())
-        self._apply()
+        self._apply(self._settings_at(self.last_epoch))
 
     def _restore(self, last_epoch: int, base_lrs: list[float]) -> None:
         self.last_epoch, self.base_lrs = last_epoch, base_lrs
@@ -792,9 +805,13 @@ class OneCycleLR(Schedule):
         ValueError
             If the cycle is over.
         """
+        self.check_step()
+        super().step()
+
+    def check_step(self) -> None:
+        """Raise the error that `step` would raise; change nothing."""
         if self.last_epoch >= self.total_steps:
             check.fail("total_steps", f"at most {self.total_steps} calls of step", self.last_epoch + 1)
-        super().step()
 
     def settings(self, group: int, epoch: int) -> dict[str, Any]:
         peak = self.max_lrs[group]

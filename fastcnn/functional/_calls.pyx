@@ -46,8 +46,8 @@ from fastcnn.kernels.loss cimport (
 )
 from fastcnn.kernels.memory cimport Block, borrow, give_back, new_block
 from fastcnn.kernels.norm cimport (
-    batch_norm_apply_ptr, batch_norm_blocks, batch_norm_factors_ptr, batch_norm_grad_ptr, batch_norm_slopes_ptr,
-    batch_norm_sums_ptr, batch_statistics_ptr, move_running_ptr,
+    batch_norm_apply_ptr, batch_norm_blocks, batch_norm_factors_ptr, batch_norm_grad_ptr, batch_norm_overflow_ptr,
+    batch_norm_slopes_ptr, batch_norm_sums_ptr, batch_statistics_ptr, move_running_ptr,
 )
 from fastcnn.kernels.norm_conv cimport (
     norm_conv_backward_ptr, norm_conv_backward_scratch, norm_conv_ptr, norm_conv_scratch,
@@ -320,6 +320,8 @@ cdef bint _norm_factors(const Facts* f, floating** a, double* number, void* scra
         for i in range(c):
             statistics[i], statistics[c + i] = a[1][i], a[2][i]
     batch_norm_factors_ptr(statistics, statistics + c, a[3], a[4], number[1], c, factors)
+    if f.integer[4] and batch_norm_overflow_ptr(statistics, n * plane, number[0], c, a[2]) < c:
+        return True
     if f.integer[4] and a[1] != NULL:
         move_running_ptr(statistics, 1, number[0], c, a[1])
         move_running_ptr(statistics + c, n * plane / <double>(n * plane - 1), number[0], c, a[2])

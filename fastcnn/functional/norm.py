@@ -57,16 +57,10 @@ class _Call(NamedTuple):
 
         The batch's mean and variance may be given.
         """
-        n, c, pixels, _ = self.layout
-        statistics = np.zeros((2, c))
-        if not self.training and self.running is not None:
-            statistics[:] = self.running
-        elif given is not None and memory.size:
-            statistics[:] = given
-        elif memory.size:
-            partials = np.empty((kernels.blocks(*self.layout), 3 * c))
-            kernels.batch_statistics(memory, *self.layout, partials, statistics)
-        factors = np.empty((4, c), memory.dtype)
+        n, _, pixels, _ = self.layout
+        statistics = self.statistics(memory, given)
+        self.check_overflow(statistics)
+        factors = np.empty((4, statistics.shape[1]), memory.dtype)
         kernels.factors(factors, self.weight, self.bias, statistics, self.eps)
         if self.training and self.running is not None and self.given is not None and memory.size:
             kernels.move_running(statistics, n * pixels, self.momentum, *self.running)
@@ -74,6 +68,32 @@ class _Call(NamedTuple):
                 if moved is not given:
                     given[:] = moved
         return factors
+
+    def statistics(self, memory: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        """Return the mean and variance of each channel that are used, in float64."""
+        statistics = np.zeros((2, self.layout[1]))
+        if not self.training and self.running is not None:
+            statistics[:] = self.running
+        elif given is not None and memory.size:
+            statistics[:] = given
+        elif memory.size:
+            partials = np.empty((kernels.blocks(*self.layout), 3 * self.layout[1]))
+            kernels.batch_statistics(memory, *self.layout, partials, statistics)
+        return statistics
+
+    def check_overflow(self, statistics: np.ndarray) -> None:
+        """Raise ValueError if the variance of a batch, or the running one that it leads to, is infinite."""
+        n, _, pixels, _ = self.layout
+        if self.training and self.running is not None and n * pixels:
+            channel = kernels.overflow(statistics, n * pixels, self.momentum, self.running[1])
+        elif self.running is None:
+            infinite = ~np.isfinite(statistics[1]) & np.isfinite(statistics[0])
+            channel = int(infinite.argmax()) if infinite.any() else -1
+        else:
+            return
+        if channel >= 0:
+            expected = f"values whose variance is in the range of {self.images.dtype}"
+            check.fail("input", expected, f"a larger one in channel {channel}")
 
 
 def _checked(
@@ -202,7 +222,8 @@ def batch_norm(
     ------
     TypeError, ValueError
         If an argument has a wrong type, shape or range; if training is asked for one value per channel, whose variance
-        says nothing. The running statistics are then unchanged.
+        says nothing; if the variance of finite values, or the running variance that it leads to, overflows (torch makes
+        it infinite). The running statistics are then unchanged.
 
     References
     ----------
@@ -306,7 +327,12 @@ def _factors(*arguments):
     arrays = flat(call.images, call.axes), *running, call.weight, call.bias, statistics
     results = (new(call.images.shape[1:2], call.images.dtype),) * 4
     integers = (*call.layout, call.training or call.running is None)
-    return Call("norm_factors", arrays, results, integers=integers, written=(1, 2) if moved else ())
+
+    def refused():
+        call.check_overflow(call.statistics(arrays[0], statistics))
+
+    written = (1, 2) if moved else ()
+    return Call("norm_factors", arrays, results, integers=integers, written=written, refused=refused)
 
 
 def batch_norm_apply(

@@ -31,6 +31,8 @@ cdef void batch_norm_total_ptr(const double* partials, Py_ssize_t n, Py_ssize_t 
                                bint channels_last, double* first, double* second) noexcept nogil
 cdef void batch_norm_factors_ptr(const double* mean, const double* var, const floating* weight, const floating* bias,
                                  double eps, Py_ssize_t c, floating* factors) noexcept nogil
+cdef Py_ssize_t batch_norm_overflow_ptr(const double* statistics, Py_ssize_t count, double momentum, Py_ssize_t c,
+                                        const floating* running_var) noexcept nogil
 cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,
                            floating* running) noexcept nogil
 cdef void batch_norm_apply_ptr(const floating* input, const floating* residual, const floating* mean,

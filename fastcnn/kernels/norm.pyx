@@ -20,7 +20,7 @@ its output while that is in the cache (batch_norm_part_ptr).
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.math cimport sqrt
+from libc.math cimport isfinite, isinf, sqrt
 
 from .isa cimport micro
 from .threads cimport threads_for
@@ -373,6 +373,23 @@ cdef void move_running_ptr(const double* batch, double factor, double momentum, 
         running[i] = <floating>((1 - momentum) * running[i] + momentum * (factor * batch[i]))
 
 
+cdef Py_ssize_t batch_norm_overflow_ptr(const double* statistics, Py_ssize_t count, double momentum, Py_ssize_t c,
+                                        const floating* running_var) noexcept nogil:
+    """The first channel of finite mean whose variance, or new running variance, overflows; c if there is none.
+
+    `statistics` (2, c) are those of a batch of `count`, more than one unless `running_var` is NULL.
+    """
+    cdef Py_ssize_t i
+    cdef floating moved = 0
+    for i in range(c):
+        if running_var != NULL:
+            moved = <floating>((1 - momentum) * running_var[i] + momentum * (count / <double>(count - 1)
+                                                                            * statistics[c + i]))
+        if isfinite(statistics[i]) and (isinf(moved) or not isfinite(statistics[c + i])):
+            return i
+    return c
+
+
 cdef inline void _total(const double* partials, Py_ssize_t blocks, Py_ssize_t stride, double* first,
                         double* second) noexcept nogil:
     cdef Py_ssize_t i
@@ -548,6 +565,13 @@ def move_running(const double[:, ::1] statistics, Py_ssize_t count, double momen
     """move_running(statistics, count, momentum, running_mean, running_var): update both, as of a batch of `count`."""
     move_running_ptr(&statistics[0, 0], 1, momentum, running_mean.shape[0], &running_mean[0])
     move_running_ptr(&statistics[1, 0], count / <double>(count - 1), momentum, running_var.shape[0], &running_var[0])
+
+
+def overflow(const double[:, ::1] statistics, Py_ssize_t count, double momentum, const floating[::1] running_var):
+    """overflow(statistics, count, momentum, running_var): the first channel whose variance overflows, or -1."""
+    cdef Py_ssize_t c = statistics.shape[1]
+    cdef Py_ssize_t i = batch_norm_overflow_ptr(&statistics[0, 0], count, momentum, c, _start(running_var))
+    return i if i < c else -1
 
 
 def apply(const floating[::1] input, const floating[::1] residual, const floating[::1] mean,

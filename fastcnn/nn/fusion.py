@@ -17,10 +17,10 @@ asks for them.
 Where no gradient is asked for, the layers are cut in another way: batch norm, a residual and ReLU go with the
 convolution before them, which does them, by running statistics, to each row of places as it makes it.
 
-Only layers of exactly these classes run as one, and only while nobody has put a `forward` or `backward` of their own
-in an instance's place, as `watch` does. What is computed is the same at the precision 'highest', to the bit except
-for the gradients of a convolution's weight and bias, which may be summed in parts, and all of its gradients before a
-max-pool, which may be summed over the places that won alone.
+Only layers of exactly these classes run as one, and only while no instance has a `forward` or `backward` of its own,
+as within `watch`. `structure` tells when that must be looked at again. What is computed is the same at the precision
+'highest', to the bit except for the gradients of a convolution's weight and bias, which may be summed in parts, and all
+of its gradients before a max-pool, which may be summed over the places that won alone.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ def runs(layers: Sequence[Module], grads: bool = True) -> list[Module | Run]:
     found: list[Module | Run] = []
     rest = list(layers)
     while rest:
-        kinds = [type(layer) for layer in rest[:4]] + [None] * 3
-        maker = found[-1] if found and type(found[-1]) in (Conv2d, NormConv) else None
+        kinds = [_kind(layer) for layer in rest[:4]] + [None] * 3
+        maker = found[-1] if found and _makes_its_output(found[-1]) else None
         if not grads and kinds[:2] == [Conv2d, BatchNorm2d]:
             run: Module | Run = ConvNorm(rest[: 3 if kinds[2] is ReLU else 2])
         elif kinds[:3] == [BatchNorm2d, ReLU, Conv2d] and (grads or kinds[3] is not BatchNorm2d):
             run = NormConv(rest[:3])
         elif kinds[0] in NORMS and kinds[1] is ReLU and kinds[2] is not MaxPool2d:
-            run = NormReLU(rest[:2], maker)
-        elif kinds[:2] == [Residual, ReLU] and type(rest[0].body) is Sequential and _ends_with_norm(rest[0].body):
+            run = NormReLU(rest[:2], maker is not None)
+        elif kinds[:2] == [Residual, ReLU] and _kind(rest[0].body) is Sequential and _ends_with_norm(rest[0].body):
             run = ResidualReLU(rest[0], rest[1])
         elif kinds[:3] == [Conv2d, ReLU, MaxPool2d]:
             run = ConvPool(rest[:3])
@@ -92,9 +92,20 @@ def runs(layers: Sequence[Module], grads: bool = True) -> list[Module | Run]:
     return found
 
 
+def _kind(layer: Module) -> type | None:
+    """The class of a layer, or None if the instance has a `forward` or `backward` of its own."""
+    own = layer.__dict__
+    return None if "forward" in own or "backward" in own else type(layer)
+
+
+def _makes_its_output(run: Module | Run) -> bool:
+    """Whether the output, and the gradient of the input, are new arrays that nothing else refers to."""
+    return type(run) is NormConv or (isinstance(run, Module) and _kind(run) is Conv2d)
+
+
 def _ends_with_norm(body: Module) -> bool:
     layers = list(body.children())
-    return len(layers) > 1 and type(layers[-1]) in NORMS
+    return len(layers) > 1 and _kind(layers[-1]) in NORMS
 
 
 class Run:
@@ -104,36 +115,27 @@ class Run:
     ----------
     layers : sequence of Module
         The layers it stands for.
-    *others : Module
-        More whose own methods it goes round, or whose output it takes for its own.
     """
 
     source: NormConv | None = None  # what makes the input, if it takes the statistics of it that batch norm here needs
 
-    def __init__(self, layers: Sequence[Module], *others: Module) -> None:
+    def __init__(self, layers: Sequence[Module]) -> None:
         self.layers = tuple(layers)
-        self._all = (*layers, *others)
         self._saved: Any = None
 
     def __call__(self, input: np.ndarray) -> np.ndarray:
         """Return what the last layer makes of `input`."""
         grads = is_grad_enabled()
-        if self._overridden():
-            if grads:
-                self._saved = None
-            for layer in self.layers:
-                input = layer(input)
-            return input
         output, saved = self.forward(input, grads)
         if grads:
             for layer in self.layers:
-                layer._saved = None
+                layer.__dict__["_saved"] = None
             self._saved = saved
         return output
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """Return the gradient of what was given last; see `Module.backward`."""
-        if self._saved is None:  # they ran one by one, or not at all, which the last of them says
+        if self._saved is None:  # they did not run, which the last of them says
             grad: np.ndarray | None = grad_output
             for layer in reversed(self.layers):
                 grad = layer.backward(grad)
@@ -147,14 +149,7 @@ class Run:
 
     def statistics(self, input: np.ndarray) -> np.ndarray | None:
         """Return mean and variance of the input's channels if they are known."""
-        return None if self.source is None else self.source.known(input)
-
-    def _overridden(self) -> bool:
-        for layer in self._all:
-            own = layer.__dict__
-            if "forward" in own or "backward" in own:
-                return True
-        return False
+        return None if self.source is None or not self.source.hands_on() else self.source.known(input)
 
     def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         """Return the output, and what `gradient` will find in `saved` where `grads` may be asked for."""
@@ -171,9 +166,9 @@ class NormReLU(Run):
     Where what comes before made the input and keeps nothing of it, its memory serves for the output or the gradient.
     """
 
-    def __init__(self, layers: Sequence[Module], maker: Module | Run | None) -> None:
-        super().__init__(layers, *(maker.layers if isinstance(maker, Run) else [maker] if maker else []))
-        self.norm, self.owned = layers[0], maker is not None
+    def __init__(self, layers: Sequence[Module], owned: bool) -> None:
+        super().__init__(layers)
+        self.norm, self.owned = layers[0], owned
 
     def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         (mean, invstd, scale, shift), from_batch = self.norm.factors(input, self.statistics(input))
@@ -204,6 +199,10 @@ class NormConv(Run):
         self.next = norm
         return self
 
+    def hands_on(self) -> bool:
+        """Whether the statistics of the output are those that the next batch norm takes."""
+        return self.next is not None and (self.next.training or not self.next.track_running_stats)
+
     def known(self, output: np.ndarray) -> np.ndarray | None:
         """Return the statistics of what `forward` made last, if that is it, and let go of both."""
         known, self._known = self._known, None
@@ -214,7 +213,7 @@ class NormConv(Run):
         weight, bias = self.conv.weight.data, None if self.conv.bias is None else self.conv.bias.data
         arguments = input, mean, scale, shift, weight, bias, *self.conv._geometry()
         saved = (input, mean, invstd, from_batch), (scale, shift)
-        if self.next is None or not (self.next.training or not self.next.track_running_stats):
+        if not self.hands_on():
             return F.norm_conv2d(*arguments, relu=True), saved
         output, statistics = F.norm_conv2d(*arguments, relu=True, statistics=True)
         self._known = output, statistics
@@ -272,23 +271,20 @@ class ResidualReLU(Run):
     """A residual sum whose body ends with batch norm, and ReLU. Where its output is 0, no gradient goes through."""
 
     def __init__(self, residual: Residual, relu: Module) -> None:
-        self.residual, self.body = residual, residual.body
-        *first, self.norm = self.body.children()
+        self.residual = residual
+        *first, self.norm = residual.body.children()
         self.first = runs(first)
         if type(self.first[-1]) is NormConv:
             self.source = self.first[-1].serves(self.norm)
-        self.owned = type(self.first[-1]) in (Conv2d, NormConv)
+        self.owned = _makes_its_output(self.first[-1])
         # The first layer's gradient is a new array, to which the other branch's may be added.
-        self.adds = type(self.first[0]) in (Conv2d, NormConv)
+        self.adds = _makes_its_output(self.first[0])
         # Without gradients: what comes before the convolution that does the rest, and that one.
         self.before = runs(first[:-1], grads=False)
         self.last = None
-        if (type(first[-1]), type(self.norm)) == (Conv2d, BatchNorm2d):
+        if (_kind(first[-1]), type(self.norm)) == (Conv2d, BatchNorm2d):
             self.last = ConvNorm((first[-1], self.norm))
-        super().__init__((residual, relu), self.body, first[-1], self.norm)
-
-    def _overridden(self) -> bool:
-        return self.residual.body is not self.body or super()._overridden()
+        super().__init__((residual, relu))
 
     def forward(self, input: np.ndarray, grads: bool) -> tuple[np.ndarray, Any]:
         made = input

@@ -23,7 +23,40 @@ __all__ = ["Module", "Parameter", "is_grad_enabled", "no_grad"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_grad_enabled: ContextVar[bool] = ContextVar("fastcnn_grad_enabled", default=True)
+# False within `no_grad`, None within `inference`.
+_grad_enabled: ContextVar[bool | None] = ContextVar("fastcnn_grad_enabled", default=True)
+# What the call under way must restore if it fails: (array, its earlier content). None outside of any call.
+_undo: ContextVar[list[tuple[np.ndarray, np.ndarray]] | None] = ContextVar("fastcnn_undo", default=None)
+_structure = object()
+_RUNS = frozenset(("forward", "backward", "__class__"))
+
+
+def structure() -> object:
+    """Return an object that is replaced whenever any module gains, loses or replaces a child or a method.
+
+    What is derived from the children of a module is kept beside this object, and is valid while it is the same one.
+    """
+    return _structure
+
+
+def structure_changed() -> None:
+    """Invalidate what was derived from the children of modules."""
+    global _structure
+    _structure = object()
+
+
+def restore(undo: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copy earlier contents back, the latest first."""
+    for array, before in reversed(undo):
+        np.copyto(array, before)
+
+
+def keep_for_undo(*arrays: np.ndarray) -> None:
+    """Copy `arrays`, which the caller is about to change, so that the call or step under way can restore them."""
+    undo = _undo.get()
+    if undo is not None:
+        for array in arrays:
+            undo.append((array, array.copy()))
 
 
 class no_grad:
@@ -46,10 +79,10 @@ class no_grad:
     """
 
     def __init__(self) -> None:
-        self._tokens: list[Token[bool]] = []
+        self._tokens: list[Token[bool | None]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_grad_enabled.set(False))
+        self._tokens.append(_grad_enabled.set(None if _grad_enabled.get() is None else False))
 
     def __exit__(self, *error: object) -> None:
         _grad_enabled.reset(self._tokens.pop())
@@ -59,10 +92,20 @@ class no_grad:
 
         @functools.wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> R:
-            with no_grad():
+            with type(self)():
                 return function(*args, **kwargs)
 
         return within
+
+
+class inference(no_grad):
+    """Within this context each module's `training` reads as False, whatever its mode, and nothing is saved.
+
+    No module is written to, so several threads may run one model, each in a context of its own.
+    """
+
+    def __enter__(self) -> None:
+        self._tokens.append(_grad_enabled.set(None))
 
 
 def is_grad_enabled() -> bool:
@@ -74,7 +117,7 @@ def is_grad_enabled() -> bool:
     >>> nn.is_grad_enabled()
     True
     """
-    return _grad_enabled.get()
+    return _grad_enabled.get() is True
 
 
 class Parameter:
@@ -222,8 +265,19 @@ class Module:
     not learnt; the attributes named in `options` are what ``repr`` shows.
 
     `forward` keeps what backward needs with ``self.save(...)``; `backward` takes it back with ``self.saved()`` and
-    adds to the gradients of the parameters. A module holds the saved arrays of its last forward pass alone, so it
-    belongs to one thread at a time.
+    adds to the gradients of the parameters. A module holds the saved arrays of its last forward pass alone, so
+    training belongs to one thread at a time. In evaluation mode within `no_grad`, as in `Trainer.predict` and
+    `Trainer.evaluate`, a forward pass writes to no module, and several threads may run one model.
+
+    A child or parameter that is assigned anew replaces the old one, and the next call runs it. (An optimizer that was
+    built before still holds the old parameters.) A call that raises leaves running statistics as they were.
+
+    Attributes
+    ----------
+    training : bool
+        Whether the module is in training mode; False, too, while `Trainer.predict` or `Trainer.evaluate` runs it.
+    preprocessing : Preprocessing or None
+        How the inputs of the whole network are normalised; `Trainer.fit` sets it.
 
     Examples
     --------
@@ -246,6 +300,7 @@ class Module:
 
     buffer_names: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    preprocessing: Any = None
 
     def __init__(self) -> None:
         self.training = True
@@ -279,12 +334,49 @@ class Module:
     def __call__(self, input: np.ndarray) -> np.ndarray:
         if type(input) is not np.ndarray and isinstance(input, np.ndarray):
             input = check.plain("input", input)
-        return self.forward(input)
+        if _undo.get() is not None:  # within the call of another module, or a step of a trainer
+            return self.forward(input)
+        undo: list[tuple[np.ndarray, np.ndarray]] = []
+        token = _undo.set(undo)
+        try:
+            return self.forward(input)
+        except BaseException:
+            restore(undo)
+            raise
+        finally:
+            _undo.reset(token)
+
+    @property
+    def training(self) -> bool:
+        try:
+            return self.__dict__["training"] and _grad_enabled.get() is not None
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no attribute 'training': call super().__init__()") from None
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Layers write what changes with every step, such as `_saved`, to __dict__ instead: that takes less time.
+        old = self.__dict__.get(name)
+        for kind in (Module, Parameter):
+            if isinstance(old, kind) and not (value is None or isinstance(value, kind)):
+                check.fail(name, f"an nn.{kind.__name__} or None, to replace one", repr(value), TypeError)
+        object.__setattr__(self, name, value)
+        if isinstance(old, Module) or isinstance(value, Module) or name in _RUNS:
+            structure_changed()
+
+    def __delattr__(self, name: str) -> None:
+        old = self.__dict__.get(name)
+        object.__delattr__(self, name)
+        if isinstance(old, Module) or name in _RUNS:
+            structure_changed()
 
     def save(self, *arrays: Any) -> None:
         """Keep `arrays` for `backward`, unless within `no_grad`."""
         if _grad_enabled.get():
-            self._saved = arrays
+            self.__dict__["_saved"] = arrays
 
     def saved(self) -> tuple[Any, ...]:
         """Return what `save` kept, and let go of it.
@@ -299,7 +391,7 @@ class Module:
                 f"{type(self).__name__}.backward: expected a forward pass before it, outside no_grad(), "
                 "got none since the last backward"
             )
-        arrays, self._saved = self._saved, None
+        arrays, self.__dict__["_saved"] = self._saved, None
         return arrays
 
     def requires_input_grad(self, flag: bool = True) -> Module:
@@ -326,7 +418,7 @@ class Module:
         >>> model.backward(np.ones_like(y)) is None
         True
         """
-        self.needs_input_grad = bool(flag)
+        self.__dict__["needs_input_grad"] = bool(flag)
         return self
 
     def named_children(self) -> Iterator[tuple[str, Module]]:

@@ -12,7 +12,7 @@ from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._options import flag
 from fastcnn.nn import init
-from fastcnn.nn.module import Module, Parameter
+from fastcnn.nn.module import Module, Parameter, keep_for_undo
 
 __all__ = ["BatchNorm1d", "BatchNorm2d"]
 
@@ -51,18 +51,22 @@ class _BatchNorm(Module):
         """Return `fastcnn.functional.batch_norm_factors`, and whether they are the batch's; in training, count it."""
         input = check.array("input", input)
         check.ndim("input", input, *self.ranks)
-        from_batch = self.training or not self.track_running_stats
-        counts = self.training and self.track_running_stats
+        training = self.training
+        from_batch = training or not self.track_running_stats
+        counts = training and self.track_running_stats
         momentum = self.momentum
         if momentum is None:  # the mean of all batches so far
             momentum = 1 / (int(self.num_batches_tracked) + 1) if counts else 0.0
         weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
         running = self.running_mean, self.running_var
+        if counts:
+            keep_for_undo(*running, self.num_batches_tracked)
         factors = F.batch_norm_factors(
             input, *running, weight, bias, from_batch, momentum, self.eps, statistics=statistics
         )
         if counts:
-            self.num_batches_tracked += 1
+            tracked = self.num_batches_tracked
+            tracked += 1  # in place
         return factors, from_batch
 
     def forward(self, input: np.ndarray) -> np.ndarray:

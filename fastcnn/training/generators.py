@@ -29,8 +29,12 @@ class Generators:
     """
 
     def __init__(self, model: Module) -> None:
-        found = {name: vars(module).get("rng") for name, module in model.named_modules()}
-        self._layers = {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
+        self._modules = [(name, module) for name, module in model.named_modules() if "rng" in vars(module)]
+
+    @property
+    def _layers(self) -> dict[str, np.random.Generator]:
+        found = {name: module.rng for name, module in self._modules}
+        return {name: rng for name, rng in found.items() if isinstance(rng, np.random.Generator)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all generators."""
@@ -45,9 +49,10 @@ class Generators:
         ValueError
             Other layers than these have generators of their own, or a state is of another kind of generator.
         """
-        if state["layers"].keys() != self._layers.keys():
+        layers = self._layers
+        if state["layers"].keys() != layers.keys():
             expected = ", ".join(state["layers"]) or "none"
-            check.fail("rng", f"generators of their own in the layers {expected}", ", ".join(self._layers) or "none")
+            check.fail("rng", f"generators of their own in the layers {expected}", ", ".join(layers) or "none")
         random.set_state(state["default"])
-        for name, rng in self._layers.items():
+        for name, rng in layers.items():
             rng.bit_generator.state = state["layers"][name]

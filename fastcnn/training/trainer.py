@@ -14,6 +14,7 @@ import numpy as np
 from fastcnn import nn
 from fastcnn.functional import _checks as check
 from fastcnn.nn import Module
+from fastcnn.nn.module import inference, structure
 from fastcnn.optim import Optimizer, Schedule
 from fastcnn.training.callbacks import Callback, Checkpoint
 from fastcnn.training.checkpoint import load_checkpoint
@@ -97,9 +98,7 @@ class Trainer:
         self.schedule, self.schedule_every = schedule, schedule_every
         self.clip_grad_norm = clip_grad_norm
         self.callbacks: list[Callback] = []
-        self.generators = Generators(model)
-        self._buffers = list(model.buffers())
-        self._draws = any(_may_draw(part) for part in (*model.modules(), self.loss))
+        self._structure: object = None
 
     def step(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Make one update.
@@ -119,27 +118,56 @@ class Trainer:
         Raises
         ------
         NonFiniteLossError
-            The loss is infinite or NaN; the message names the first layer whose output is not finite. Nothing is
-            updated, running statistics and random generator included.
+            The loss is infinite or NaN; the message names the first layer whose output is not finite.
+
+        Notes
+        -----
+        A step that raises changes nothing: parameters, optimizer, schedule, running statistics and random generators
+        are as they were. Gradients are those of the step before, or zero if the error came from the backward pass.
         """
         with _training(self.model):
             return self._step(inputs, targets)[0]
 
     def _step(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-        before = Snapshot(self._buffers, self.generators if self._draws else None)
-        output = self.model(inputs)
-        loss, grad = self.loss(output, targets)
-        if not math.isfinite(loss):
-            reason = explain(self.model, inputs, targets, before)
-            raise NonFiniteLossError(f"loss: expected a finite value, got {loss}: {reason}")
-        self.optimizer.zero_grad()
-        self.model.backward(grad)
-        if self.clip_grad_norm is not None:
-            self.optimizer.clip_grad_norm(self.clip_grad_norm)
-        self.optimizer.step()
-        if self.schedule is not None and self.schedule_every == "step":
-            self.schedule.step()
+        schedule = self.schedule if self.schedule_every == "step" else None
+        if schedule is not None:
+            schedule.check_step()
+        self._look_at_structure()
+        with Snapshot(self._foreign, self._generators if self._draws else None) as before:
+            output = self.model(inputs)
+            loss, grad = self.loss(output, targets)
+            if not math.isfinite(loss):
+                reason = explain(self.model, inputs, targets, before)
+                raise NonFiniteLossError(f"loss: expected a finite value, got {loss}: {reason}")
+            self.optimizer.zero_grad()
+            try:
+                self.model.backward(grad)
+                if self.clip_grad_norm is not None:
+                    self.optimizer.clip_grad_norm(self.clip_grad_norm)
+                self.optimizer.step()
+            except BaseException:
+                self.model.zero_grad()
+                raise
+        if schedule is not None:
+            schedule.step()
         return loss, output
+
+    @property
+    def generators(self) -> Generators:
+        """The random generators that the run draws from."""
+        self._look_at_structure()
+        return self._generators
+
+    def _look_at_structure(self) -> None:
+        """Find what depends on which modules the model has, if any module was assigned since."""
+        current = structure()
+        if self._structure is current:
+            return
+        parts: list[Any] = [*self.model.modules(), self.loss]
+        self._generators = Generators(self.model)
+        self._draws = any(_may_draw(part) for part in parts)
+        self._foreign = [part for part in parts if _is_foreign(part) and getattr(part, "buffer_names", ())]
+        self._structure = current
 
     def fit(
         self,
@@ -282,7 +310,7 @@ class Trainer:
     def _evaluate(self, data: Any, state: TrainingState) -> dict[str, float]:
         meter = Meter()
         ignore_index = getattr(self.loss, "ignore_index", -100)
-        with _evaluation(self.model):
+        with inference():
             for inputs, targets in _pieces(*data) if isinstance(data, tuple | list) else data.epoch(0):
                 output = self.model(inputs)
                 meter.add(self.loss(output, targets)[0], output, targets, ignore_index)
@@ -313,7 +341,7 @@ class Trainer:
         (5, 2)
         """
         batch_size = check.integer("batch_size", batch_size, 1)
-        with _evaluation(self.model):
+        with inference():
             return np.concatenate([self.model(piece) for (piece,) in _pieces(inputs, batch_size=batch_size)])
 
     def _settings(self, train: BatchSource) -> dict[str, Any]:
@@ -333,7 +361,12 @@ def _may_draw(part: object) -> bool:
 
     One that was given a `forward` of its own may, too.
     """
-    return not type(part).__module__.startswith("fastcnn.") or not {"rng", "forward"}.isdisjoint(vars(part))
+    return _is_foreign(part) or not {"rng", "forward"}.isdisjoint(getattr(part, "__dict__", ()))
+
+
+def _is_foreign(part: object) -> bool:
+    """Whether a layer or loss is not one of the library's own."""
+    return not type(part).__module__.startswith("fastcnn.")
 
 
 def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.ndarray, ...]]:
@@ -367,17 +400,4 @@ class _training:
         if self._needed:
             self._model.requires_input_grad(True)
         for module, mode in self._modes:
-            module.training = mode
-
-
-@contextlib.contextmanager
-def _evaluation(model: Module) -> Iterator[None]:
-    """Evaluation mode, nothing saved for backward; afterwards each layer is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with nn.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
             module.training = mode
