@@ -200,7 +200,6 @@ def _train(options: argparse.Namespace) -> int:
     train_set, test_set = (load_dataset(name, split, options.data_dir) for split in ("train", "test"))
     augment = RECIPES[name].augmentation if settings["augment"] else None
     train = DataLoader(train_set, settings["batch_size"], shuffle=True, augment=augment, seed=settings["seed"])
-    test = DataLoader(test_set, 256)
 
     fastcnn.manual_seed(settings["seed"])
     size = "x".join(map(str, train_set.input_shape))
@@ -229,7 +228,7 @@ def _train(options: argparse.Namespace) -> int:
     history = trainer.fit(
         train,
         settings["epochs"],
-        validation=test,
+        validation=test_set,
         callbacks=[Checkpoint(path, extra=settings)],
         progress=not (options.no_progress or options.quiet),
         resume=resume,
@@ -238,7 +237,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"fastcnn train: {history.stopped}; go on with: fastcnn train --resume {path}", file=sys.stderr)
         return INTERRUPTED
     show(history)
-    print(f"test accuracy: {trainer.evaluate(test)['accuracy']:.2%}")
+    print(f"test accuracy: {trainer.evaluate(test_set)['accuracy']:.2%}")
     show(f"checkpoint: {path}")
     curve = os.path.splitext(path)[0] + ".png"
     try:

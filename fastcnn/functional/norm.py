@@ -37,6 +37,12 @@ def _vectors(channels: int, **vectors: np.ndarray | None) -> None:
             check.shape(name, vector, (channels,))
 
 
+class VarianceOverflowError(ValueError):
+    """The variance of a batch of finite values is infinite in its type, or would make the running variance so."""
+
+    layer: object = None  # the layer, where one called
+
+
 class _Call(NamedTuple):
     """The checked arguments of batch norm."""
 
@@ -82,7 +88,7 @@ class _Call(NamedTuple):
         return statistics
 
     def check_overflow(self, statistics: np.ndarray) -> None:
-        """Raise ValueError if the variance of a batch, or the running one that it leads to, is infinite."""
+        """Raise VarianceOverflowError if the variance of a batch, or the running one that it leads to, is infinite."""
         n, _, pixels, _ = self.layout
         if self.training and self.running is not None and n * pixels:
             channel = kernels.overflow(statistics, n * pixels, self.momentum, self.running[1])
@@ -93,7 +99,7 @@ class _Call(NamedTuple):
             return
         if channel >= 0:
             expected = f"values whose variance is in the range of {self.images.dtype}"
-            check.fail("input", expected, f"a larger one in channel {channel}")
+            check.fail("input", expected, f"a larger one in channel {channel}", VarianceOverflowError)
 
 
 def _checked(

@@ -29,6 +29,7 @@ def move_running(
     running_mean: NDArray[Float],
     running_var: NDArray[Float],
 ) -> None: ...
+def overflow(statistics: NDArray[np.float64], count: int, momentum: float, running_var: NDArray[Float]) -> int: ...
 def apply(
     input: NDArray[Float],
     residual: NDArray[Float] | None,

@@ -21,6 +21,7 @@ from fastcnn.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from fastcnn.nn.preprocessing import Preprocessing
 
 __all__ = [
     "GELU",
@@ -47,6 +48,7 @@ __all__ = [
     "Module",
     "Parameter",
     "Plan",
+    "Preprocessing",
     "ReLU",
     "Residual",
     "Sequential",

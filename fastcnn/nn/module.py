@@ -351,7 +351,9 @@ class Module:
         try:
             return self.__dict__["training"] and _grad_enabled.get() is not None
         except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no attribute 'training': call super().__init__()") from None
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute 'training': call super().__init__()"
+            ) from None
 
     @training.setter
     def training(self, mode: bool) -> None:

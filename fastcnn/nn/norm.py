@@ -11,6 +11,7 @@ from fastcnn import functional as F
 from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.functional._options import flag
+from fastcnn.functional.norm import VarianceOverflowError
 from fastcnn.nn import init
 from fastcnn.nn.module import Module, Parameter, keep_for_undo
 
@@ -61,9 +62,13 @@ class _BatchNorm(Module):
         running = self.running_mean, self.running_var
         if counts:
             keep_for_undo(*running, self.num_batches_tracked)
-        factors = F.batch_norm_factors(
-            input, *running, weight, bias, from_batch, momentum, self.eps, statistics=statistics
-        )
+        try:
+            factors = F.batch_norm_factors(
+                input, *running, weight, bias, from_batch, momentum, self.eps, statistics=statistics
+            )
+        except VarianceOverflowError as error:
+            error.layer = self
+            raise
         if counts:
             tracked = self.num_batches_tracked
             tracked += 1  # in place

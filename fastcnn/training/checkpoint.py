@@ -19,7 +19,7 @@ import numpy as np
 
 from fastcnn.config import __version__
 from fastcnn.functional import _checks as check
-from fastcnn.nn import Module
+from fastcnn.nn import Module, Preprocessing
 from fastcnn.training._extras import require
 from fastcnn.training.history import TrainingState
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastcnn.training.trainer import Trainer
 
 _METADATA = "fastcnn.checkpoint"
+_PREPROCESSING = "fastcnn.preprocessing"
 _FORMAT = 1
 _PARTS = ("model", "optimizer", "state", "random", "kinds", "extra")
 
@@ -37,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 def save_weights(model: Module, path: str | os.PathLike[str]) -> None:
-    """Save a model's parameters and buffers as a plain safetensors state dict.
+    """Save a model's parameters and buffers as a plain safetensors state dict, its preprocessing in the metadata.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ def save_weights(model: Module, path: str | os.PathLike[str]) -> None:
     ...     save_weights(nn.Linear(2, 3), path)
     ...     load_weights(nn.Linear(2, 3), path)
     """
-    _write(path, model.state_dict(), {})
+    preprocessing = _preprocessing_of(model)
+    _write(path, model.state_dict(), {} if preprocessing is None else {_PREPROCESSING: json.dumps(preprocessing)})
 
 
 def load_weights(model: Module, path: str | os.PathLike[str]) -> None:
@@ -71,7 +73,8 @@ def load_weights(model: Module, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     model : Module
-        A model of the same shape. When anything is wrong it is not changed.
+        A model of the same shape. When anything is wrong it is not changed. If the file has a preprocessing, the model
+        gets it; otherwise ``model.preprocessing`` stays as it is.
     path : str or path
         A safetensors file.
 
@@ -88,9 +91,11 @@ def load_weights(model: Module, path: str | os.PathLike[str]) -> None:
     -----
     In PyTorch, ``safetensors.torch.save_file(model.state_dict(), path)`` writes such a file.
     """
-    tensors, tree = _read(path)
+    tensors, tree, preprocessing = _read(path)
     with _naming(path):
         model.load_state_dict(tensors if tree is None else tree["model"])
+    if preprocessing is not None:
+        model.preprocessing = preprocessing
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     dict
         ``version`` (of the fastcnn that wrote it), ``model``, ``optimizer``, ``state`` (epoch, batch, history and so
         on), ``random``, ``kinds`` (names of classes), ``extra`` (what `Checkpoint` was given), and where the run has
-        them ``schedule`` and ``callback.0``, ``callback.1``, ...
+        them ``preprocessing`` (the arguments of `nn.Preprocessing`), ``schedule`` and ``callback.0``, ...
 
     Raises
     ------
@@ -117,7 +122,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModuleNotFoundError
         safetensors is not installed.
     """
-    _, tree = _read(path)
+    _, tree, _ = _read(path)
     if tree is None:
         raise CheckpointError(
             f"{os.fspath(path)}: expected a fastcnn checkpoint, got a safetensors file without its metadata "
@@ -164,6 +169,9 @@ def save_checkpoint(
         "extra": dict(extra or {}),
     }
     tree |= {name: part.state_dict() for name, part in _parts(trainer, state, callbacks).items()}
+    preprocessing = _preprocessing_of(trainer.model)
+    if preprocessing is not None:
+        tree["preprocessing"] = preprocessing
     tensors: dict[str, np.ndarray] = {}
     tree = {name: _pack(value, name, tensors) for name, value in tree.items()}
     _write(path, tensors, {_METADATA: json.dumps(tree)})
@@ -175,7 +183,9 @@ def load_checkpoint(
     state: TrainingState,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Put model, optimizer, schedule, run state, callbacks and the default random generator back to a checkpoint.
+    """Put model, optimizer, schedule, run state, callbacks and random generators back to a checkpoint.
+
+    The model gets the preprocessing that the run saved; a file of an older version has none, and changes none.
 
     Parameters
     ----------
@@ -212,6 +222,7 @@ def load_checkpoint(
     (7, True)
     """
     tree = read_checkpoint(path)
+    preprocessing = _preprocessing_in(path, tree)
     parts = _parts(trainer, state, callbacks)
     with _naming(path):
         for what, kind in _kinds(trainer, callbacks).items():
@@ -226,6 +237,22 @@ def load_checkpoint(
             for name, value in before.items():
                 parts[name].load_state_dict(value)
             raise
+    if preprocessing is not None:
+        trainer.model.preprocessing = preprocessing
+
+
+def _preprocessing_of(model: Module) -> dict[str, Any] | None:
+    """Return what is saved of a model's preprocessing; a user's own attribute of that name is left alone."""
+    known = model.preprocessing
+    return known.state_dict() if isinstance(known, Preprocessing) else None
+
+
+def _preprocessing_in(path: str | os.PathLike[str], tree: Mapping[str, Any] | None) -> Preprocessing | None:
+    """Return the preprocessing of what was read from a file, if it has one."""
+    if not isinstance(tree, Mapping) or "preprocessing" not in tree:
+        return None
+    with _naming(path):
+        return Preprocessing.from_state_dict(tree["preprocessing"])
 
 
 def _parts(trainer: Trainer, state: TrainingState, callbacks: Sequence[Callback]) -> dict[str, Any]:
@@ -316,8 +343,10 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Return a file's tensors, and its unpacked checkpoint tree where it has one."""
+def _read(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None, Preprocessing | None]:
+    """Return a file's tensors, and where it has them its unpacked checkpoint tree and the preprocessing."""
     safetensors = require("safetensors", "reading a checkpoint")
     path = os.fspath(path)
     with open(path, "rb"):  # OSError with number and name for what is missing, forbidden or a folder
@@ -332,7 +361,10 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
     except TypeError as error:  # bfloat16 and the 8-bit floats
         raise CheckpointError(f"{path}: expected tensors of types that NumPy has, got another ({error})") from error
     if _METADATA not in metadata:
-        return tensors, None
+        if _PREPROCESSING not in metadata:
+            return tensors, None, None
+        with _naming(path):
+            return tensors, None, Preprocessing.from_state_dict(json.loads(metadata[_PREPROCESSING]))
     try:
         tree = json.loads(metadata[_METADATA])
         written_by, number = tree["version"], tree["format"]
@@ -346,4 +378,5 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
     if missing:
         raise CheckpointError(f"{path}: expected a whole checkpoint, got one without {', '.join(missing)}")
     with _naming(path):
-        return tensors, _unpack(tree, tensors)
+        tree = _unpack(tree, tensors)
+    return tensors, tree, _preprocessing_in(path, tree)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional.image import per_channel
+from fastcnn.nn import Preprocessing
 from fastcnn.training import files
 from fastcnn.training.locate import Source, find
 
@@ -176,6 +177,11 @@ class ImageDataset:
         """Shape of one image as a network sees it: (C, H, W)."""
         height, width, channels = self.images.shape[1:]
         return channels, height, width
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The constants that normalise the images, as a network keeps them."""
+        return Preprocessing(self.input_shape, scale=self.scale, mean=self.mean, std=self.std, class_names=self.classes)
 
     def subset(self, indices: np.ndarray | slice) -> ImageDataset:
         """Return the data set of some of the images, with the same classes and constants.

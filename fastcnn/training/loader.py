@@ -8,6 +8,7 @@ import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.functional.image import PIXELS, image_batch, per_channel
+from fastcnn.nn import Preprocessing
 from fastcnn.training.augment import Augment
 from fastcnn.training.datasets import ImageDataset
 
@@ -112,6 +113,19 @@ class DataLoader:
         """Batches in an epoch."""
         whole, rest = divmod(len(self.inputs), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to the inputs, augmentation aside, as a network that is trained on them keeps it."""
+        return Preprocessing(
+            self.inputs.shape[1:],
+            "uint8" if self.inputs.dtype == np.uint8 else "float",
+            self.scale,
+            self.mean,
+            self.std,
+            self.dataset.classes if isinstance(self.dataset, ImageDataset) else None,
+            self.dtype.name,
+        )
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the order in which an epoch visits the images.

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -13,22 +14,28 @@ import numpy as np
 
 from fastcnn import nn
 from fastcnn.functional import _checks as check
-from fastcnn.nn import Module
+from fastcnn.functional.norm import VarianceOverflowError
+from fastcnn.nn import Module, Preprocessing
 from fastcnn.nn.module import inference, structure
 from fastcnn.optim import Optimizer, Schedule
 from fastcnn.training.callbacks import Callback, Checkpoint
 from fastcnn.training.checkpoint import load_checkpoint
+from fastcnn.training.datasets import ImageDataset
 from fastcnn.training.diagnosis import NonFiniteLossError, Snapshot, explain
 from fastcnn.training.generators import Generators
 from fastcnn.training.history import History, Meter, TrainingState
 from fastcnn.training.interrupt import deferred_interrupt
+from fastcnn.training.loader import DataLoader
 from fastcnn.training.progress import Progress
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 class BatchSource(Protocol):
-    """What `Trainer.fit` reads from: a `DataLoader`, or anything with these two methods."""
+    """What `Trainer.fit` reads from: a `DataLoader`, or anything with these two methods.
+
+    If it has an attribute `preprocessing`, an `nn.Preprocessing`, the model that is trained on it keeps that.
+    """
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -118,7 +125,8 @@ class Trainer:
         Raises
         ------
         NonFiniteLossError
-            The loss is infinite or NaN; the message names the first layer whose output is not finite.
+            The loss is infinite or NaN; the message names the first layer whose output is not finite. Or the variance
+            of a batch norm's input overflows, after which evaluation could only be wrong.
 
         Notes
         -----
@@ -134,7 +142,12 @@ class Trainer:
             schedule.check_step()
         self._look_at_structure()
         with Snapshot(self._foreign, self._generators if self._draws else None) as before:
-            output = self.model(inputs)
+            try:
+                output = self.model(inputs)
+            except VarianceOverflowError as error:
+                name = next((name for name, layer in self.model.named_modules() if layer is error.layer), "")
+                reason = f"{name or 'a batch norm'} ({type(error.layer).__name__}): {error}"
+                raise NonFiniteLossError(f"loss: expected a finite value, got none, because of {reason}") from error
             loss, grad = self.loss(output, targets)
             if not math.isfinite(loss):
                 reason = explain(self.model, inputs, targets, before)
@@ -173,13 +186,15 @@ class Trainer:
         self,
         train: BatchSource,
         epochs: int,
-        validation: BatchSource | tuple[np.ndarray, np.ndarray] | None = None,
+        validation: BatchSource | ImageDataset | tuple[np.ndarray, np.ndarray] | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = True,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train for a number of epochs.
+
+        The model keeps the loader's normalisation, input shape and class names as ``model.preprocessing``.
 
         A first Ctrl-C lets the update under way finish, saves the run where a checkpoint is asked for, and returns
         the history with ``interrupted`` set; a second one is an ordinary ``KeyboardInterrupt``.
@@ -190,8 +205,8 @@ class Trainer:
             The batches to learn from.
         epochs : int
             Epochs of the whole run, those before a resume included.
-        validation : DataLoader or pair of ndarray, optional
-            What to evaluate after each epoch.
+        validation : DataLoader, ImageDataset or pair of ndarray, optional
+            What to evaluate after each epoch; see `evaluate`.
         callbacks : iterable of Callback
             Called in this order, `Checkpoint` last; see `Callback`.
         progress : bool
@@ -240,6 +255,19 @@ class Trainer:
             load_checkpoint(resume, self, state, self.callbacks)
         if progress:
             self.callbacks.insert(0, Progress(epochs, len(train)))
+        known, steps = self.model.preprocessing, state.step
+        given = getattr(train, "preprocessing", None)
+        if isinstance(given, Preprocessing) and (known is None or isinstance(known, Preprocessing)):
+            self.model.preprocessing = given
+        try:
+            return self._run(train, epochs, validation, progress, state)
+        except BaseException:
+            if state.step == steps:  # nothing was learnt from these inputs
+                self.model.preprocessing = known
+            raise
+
+    def _run(self, train: BatchSource, epochs: int, validation: Any, progress: bool, state: TrainingState) -> History:
+        """Run the epochs that are left."""
         with _training(self.model), deferred_interrupt(state.interrupt), contextlib.ExitStack() as stack:
             if progress:
                 stack.callback(self.callbacks[0].close)
@@ -282,18 +310,24 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch_end(self, state)
 
-    def evaluate(self, data: BatchSource | tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-        """Return mean loss and accuracy in evaluation mode; nothing of the model changes.
+    def evaluate(self, data: BatchSource | ImageDataset | tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+        """Return mean loss and accuracy in evaluation mode; nothing of the model changes, its mode included.
 
         Parameters
         ----------
-        data : DataLoader or pair of ndarray
-            A loader, of which one epoch is read, or inputs and targets.
+        data : DataLoader, ImageDataset or pair of ndarray
+            A loader, of which one epoch is read as it comes; a data set, or raw inputs and targets, which are
+            normalised as the training inputs were (see `predict`).
 
         Returns
         -------
         dict
             ``loss`` and, where the targets are class numbers, ``accuracy`` between 0 and 1.
+
+        Warns
+        -----
+        UserWarning
+            If a loader normalises bytes by other constants than the loader that the model was trained on.
 
         Examples
         --------
@@ -310,21 +344,36 @@ class Trainer:
     def _evaluate(self, data: Any, state: TrainingState) -> dict[str, float]:
         meter = Meter()
         ignore_index = getattr(self.loss, "ignore_index", -100)
+        if isinstance(data, ImageDataset):
+            batches: Any = self._normalised(data, 256, data.labels)
+        elif isinstance(data, tuple | list):
+            batches = self._normalised(data[0], 256, *data[1:])
+        else:
+            self._compare_normalisation(data)
+            batches = data.epoch(0)
         with inference():
-            for inputs, targets in _pieces(*data) if isinstance(data, tuple | list) else data.epoch(0):
-                output = self.model(inputs)
+            for inputs, targets in batches:
+                output = self._forward(inputs)
                 meter.add(self.loss(output, targets)[0], output, targets, ignore_index)
                 if state.ending:
                     break
         return meter.result()
 
-    def predict(self, inputs: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Return the model's output in evaluation mode.
+    def predict(self, inputs: np.ndarray | ImageDataset | BatchSource, batch_size: int = 256) -> np.ndarray:
+        """Return the model's output in evaluation mode; nothing of the model changes, its mode included.
+
+        Several threads may predict at once. While another thread trains the model, predictions are of weights that
+        change meanwhile; the training is not disturbed.
 
         Parameters
         ----------
-        inputs : ndarray, shape (N, ...)
-            Any number of inputs.
+        inputs : ndarray of shape (N, ...), ImageDataset or DataLoader
+            Any number of inputs. An array has what the training loader was given: raw inputs, of the same type (bytes
+            or floats), which are normalised by ``model.preprocessing``. A model without it, as it was not trained by
+            `fit`, takes arrays as they are. The images of a data set are normalised in the same way; its own mean and
+            deviation count only for a model without preprocessing. A `DataLoader` normalises by its own constants;
+            all its inputs are predicted, in the order of its data set, without shuffling and augmentation. Of another
+            source of batches, epoch 0 is read as it comes.
         batch_size : int
             How many go through the model at once.
 
@@ -332,6 +381,19 @@ class Trainer:
         -------
         ndarray, shape (N, ...)
             The outputs; for a classifier with cross-entropy loss, the logits, of which the largest names the class.
+
+        Raises
+        ------
+        TypeError
+            If an array has floats and the training inputs were bytes, or the other way round: whether it is scaled or
+            normalised already cannot be seen. (For a batch that a loader has normalised, call the model itself.)
+        ValueError
+            If the shape is none that the model takes.
+
+        Warns
+        -----
+        UserWarning
+            If a loader normalises bytes by other constants than the loader that the model was trained on.
 
         Examples
         --------
@@ -341,8 +403,61 @@ class Trainer:
         (5, 2)
         """
         batch_size = check.integer("batch_size", batch_size, 1)
+        if isinstance(inputs, DataLoader):
+            self._compare_normalisation(inputs)
+            batches: Any = _pieces(inputs.inputs, batch_size=batch_size, prepare=inputs.preprocessing)
+        elif hasattr(inputs, "epoch"):
+            batches = inputs.epoch(0)
+        else:
+            batches = self._normalised(inputs, batch_size)
         with inference():
-            return np.concatenate([self.model(piece) for (piece,) in _pieces(inputs, batch_size=batch_size)])
+            return np.concatenate([self._forward(inputs) for inputs, *_ in batches])
+
+    def _forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Call the model, and say what training saw if it does not take inputs of another shape."""
+        try:
+            return self.model(inputs)
+        except ValueError as error:
+            known = self._preprocessing
+            if known is None or inputs.shape[1:] == known.input_shape:
+                raise
+            raise ValueError(f"inputs: expected {known.expected_shape}, got {inputs.shape}: {error}") from error
+
+    @property
+    def _preprocessing(self) -> Preprocessing | None:
+        known = self.model.preprocessing
+        return known if isinstance(known, Preprocessing) else None
+
+    def _normalised(
+        self, inputs: np.ndarray | ImageDataset, batch_size: int, *targets: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield batches of raw inputs as the model was trained on them, and of targets."""
+        prepare = self._preprocessing
+        if isinstance(inputs, ImageDataset):
+            if prepare is None:
+                prepare = inputs.preprocessing
+            elif prepare.input_type == "uint8" and prepare.scale != inputs.scale:
+                check.fail("scale", f"a data set of scale {prepare.scale:.6g}, as in training", f"{inputs.scale:.6g}")
+            inputs = inputs.images.transpose(0, 3, 1, 2)
+        elif isinstance(inputs, tuple | dict | str | None):
+            check.fail("inputs", "an array, an ImageDataset or a DataLoader", type(inputs).__name__, TypeError)
+        inputs = np.asarray(inputs) if prepare is None else prepare.raw(inputs)
+        return _pieces(inputs, *targets, batch_size=batch_size, prepare=prepare)
+
+    def _compare_normalisation(self, loader: Any) -> None:
+        """Warn if a loader of bytes makes of them what the model was not trained on."""
+        known, given = self._preprocessing, getattr(loader, "preprocessing", None)
+        if (
+            known is not None
+            and isinstance(given, Preprocessing)
+            and known.input_type == given.input_type == "uint8"
+            and not known.same_normalisation(given)
+        ):
+            constants = "scale {0.scale:.6g}, mean {0.mean}, std {0.std}"
+            warnings.warn(
+                f"a loader normalises by {constants.format(given)}, the one of training by {constants.format(known)}",
+                stacklevel=4,
+            )
 
     def _settings(self, train: BatchSource) -> dict[str, Any]:
         """Return what must be the same when a run is resumed."""
@@ -369,10 +484,13 @@ def _is_foreign(part: object) -> bool:
     return not type(part).__module__.startswith("fastcnn.")
 
 
-def _pieces(*arrays: np.ndarray, batch_size: int = 256) -> Iterator[tuple[np.ndarray, ...]]:
-    """Cut arrays into batches along their first axis; at least one, also of no images."""
+def _pieces(
+    *arrays: np.ndarray, batch_size: int = 256, prepare: Preprocessing | None = None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Cut arrays into batches along their first axis, at least one, also of no images, and prepare the first array."""
     for start in range(0, max(len(arrays[0]), 1), batch_size):
-        yield tuple(array[start : start + batch_size] for array in arrays)
+        first, *others = (array[start : start + batch_size] for array in arrays)
+        yield (first if prepare is None else prepare(first), *others)
 
 
 class _training:
