@@ -5,6 +5,7 @@ There is no graph: a container runs its layers in order, and backwards in the op
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -102,8 +103,8 @@ class Sequential(Module):
         if all(name is None or name.isdecimal() for name, _ in items):
             names = numbers
         else:
-            taken = {name for name, _ in items}
-            free = (str(i) for i in range(len(items), 2 * len(items) + 1) if str(i) not in taken)
+            taken = {name for name, _ in items if name is not None}
+            free = (str(i) for i in itertools.count(len(taken)) if str(i) not in taken)
             names = [next(free) if name is None else name for name, _ in items]
         self._set_layers(dict(zip(names, (layer for _, layer in items), strict=True)))
 
