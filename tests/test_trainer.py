@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastcnn
-from fastcnn import nn, optim, random
+from fastcnn import models, nn, optim, random
 from fastcnn.training import (
     Augment,
     Callback,
@@ -415,6 +415,244 @@ def test_a_column_that_is_not_there():
         match=r"^monitor: expected one of epoch, loss, accuracy, lr, images_per_second, seconds, got 'val_loss'$",
     ):
         small_trainer().fit(train_loader(), 1, callbacks=[EarlyStopping()], progress=False)
+
+
+# --- steps that fail ------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """A user's layer with a buffer that it assigns anew, and random draws."""
+
+    buffer_names = ("count",)
+
+    def __init__(self):
+        super().__init__()
+        self.count = np.zeros(1)
+
+    def forward(self, input):
+        if self.training:
+            self.count = self.count + 1
+            self.count += random.default_generator().random()
+        return input
+
+    def backward(self, grad_output):
+        return grad_output
+
+
+class Raising(nn.Module):
+    """Raises what it is told to, forward or backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_forward = self.in_backward = None
+
+    def forward(self, input):
+        if self.in_forward:
+            raise self.in_forward
+        return input
+
+    def backward(self, grad_output):
+        if self.in_backward:
+            raise self.in_backward
+        return grad_output
+
+
+def failing_trainer(optimizer="sgd"):
+    fastcnn.manual_seed(0)
+    model = nn.Sequential(
+        {
+            "norm": nn.BatchNorm1d(3),
+            "first": nn.Linear(3, 8),
+            "norm2": nn.BatchNorm1d(8, momentum=None),
+            "relu": nn.ReLU(),
+            "counting": Counting(),
+            "raising": Raising(),
+            "drop": nn.Dropout(0.5, rng=np.random.default_rng(1)),
+            "last": nn.Linear(8, 2),
+        }
+    )
+    groups = [{"params": list(model.first.parameters())}, {"params": list(model.last.parameters()), "lr": 0.05}]
+    if optimizer == "sgd":
+        optimizer = optim.SGD(groups, 0.1, momentum=0.9)
+    else:
+        optimizer = optim.Adam(groups, 0.1)
+    return Trainer(model, optimizer, schedule=optim.CosineAnnealingLR(optimizer, 10), clip_grad_norm=1.0)
+
+
+def all_state(trainer):
+    parts = (trainer.model, trainer.optimizer, trainer.schedule)
+    state = {f"{i}.{name}": np.copy(value) for i, part in enumerate(parts) for name, value in part.state_dict().items()}
+    generators = trainer.generators.state_dict()
+    return state, generators
+
+
+def assert_same_state(before, after):
+    assert before[1] == after[1]
+    assert before[0].keys() == after[0].keys()
+    for name, value in before[0].items():
+        np.testing.assert_array_equal(value, after[0][name], err_msg=name)
+
+
+def set_setting(group, **settings):
+    return lambda trainer: trainer.optimizer.param_groups[group].update(settings)
+
+
+def raising(error, where):
+    return lambda trainer: setattr(trainer.model.raising, where, error)
+
+
+def loss_raises(trainer):
+    def loss(output, targets):
+        raise KeyboardInterrupt
+
+    trainer.loss = loss
+
+
+def loss_is_nan(trainer):
+    trainer.loss = lambda output, targets: (math.nan, output)
+
+
+def loss_gives_a_wrong_gradient(trainer):
+    trainer.loss = lambda output, targets: (1.0, output[:, :1])
+
+
+def another_optimizer(trainer):
+    optim.SGD(trainer.model.parameters(), 0.1)
+
+
+def schedule_is_over(trainer):
+    trainer.schedule = optim.OneCycleLR(trainer.optimizer, 0.1, 1, cycle_momentum=False)
+    trainer.schedule.step()
+
+
+X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+Y = np.arange(8) % 2
+# what happens, the targets, the error, and whether gradients are lost
+FAILURES = {
+    "a label out of range": (None, np.full(8, 7), ValueError, False),
+    "one label out of range": (None, np.array([0, 1, 1, 0, 0, 1, 0, -1]), ValueError, False),
+    "too few targets": (None, Y[:5], ValueError, False),
+    "targets of a wrong shape": (None, np.zeros((8, 2), int), ValueError, False),
+    "targets of floats": (None, np.full(8, 0.5), TypeError, False),
+    "a layer": (raising(RuntimeError("x"), "in_forward"), Y, RuntimeError, False),
+    "Ctrl-C in a layer": (raising(KeyboardInterrupt(), "in_forward"), Y, KeyboardInterrupt, False),
+    "no memory in a layer": (raising(MemoryError(), "in_forward"), Y, MemoryError, False),
+    "the loss": (loss_raises, Y, KeyboardInterrupt, False),
+    "a loss that is not finite": (loss_is_nan, Y, NonFiniteLossError, False),
+    "backward": (raising(RuntimeError("x"), "in_backward"), Y, RuntimeError, True),
+    "Ctrl-C in backward": (raising(KeyboardInterrupt(), "in_backward"), Y, KeyboardInterrupt, True),
+    "a wrong gradient": (loss_gives_a_wrong_gradient, Y, ValueError, True),
+    "clipping": (lambda trainer: setattr(trainer, "clip_grad_norm", "1"), Y, TypeError, True),
+    "a setting of the first group": (set_setting(0, lr="fast"), Y, TypeError, True),
+    "a setting of another group": (set_setting(1, lr=-1.0), Y, ValueError, True),
+    "an optimizer that took the parameters": (another_optimizer, Y, RuntimeError, False),
+    "a schedule that is over": (schedule_is_over, Y, ValueError, False),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failed_step_changes_nothing(name, first, optimizer):
+    change, targets, error, grads_lost = FAILURES[name]
+    trainer = failing_trainer(optimizer)
+    if not first:
+        trainer.step(X, Y)
+        trainer.step(X[::-1].copy(), Y)
+    if change:
+        change(trainer)
+    before, grads = all_state(trainer), [p.grad.copy() for p in trainer.model.parameters()]
+    modes = [module.training for module in trainer.model.modules()]
+    for _ in range(2):
+        with pytest.raises(error):
+            trainer.step(X, targets)
+        assert_same_state(before, all_state(trainer))
+        assert [module.training for module in trainer.model.modules()] == modes
+        for parameter, grad in zip(trainer.model.parameters(), grads, strict=True):
+            np.testing.assert_array_equal(parameter.grad, 0 * grad if grads_lost else grad)
+
+
+@pytest.mark.parametrize("name", ["a label out of range", "backward", "Ctrl-C in a layer"])
+def test_a_failed_step_leaves_no_trace_in_the_next(name):
+    change, targets, error, _ = FAILURES[name]
+    trainer, twin = failing_trainer(), failing_trainer()
+    state = random.get_state()
+    for _ in range(3):
+        random.set_state(state)
+        if change:
+            change(trainer)
+        with pytest.raises(error):
+            trainer.step(X, targets)
+        trainer.model.raising.in_forward = trainer.model.raising.in_backward = None
+        loss = trainer.step(X, Y)
+        random.set_state(state)
+        assert twin.step(X, Y) == loss
+        assert_same_state(all_state(trainer), all_state(twin))
+        state = random.get_state()
+
+
+def test_a_fit_that_fails_in_the_middle_keeps_whole_steps():
+    trainer, twin = failing_trainer(), failing_trainer()
+    random.set_state(state := random.get_state())
+    wrong = Y.copy()
+    wrong[5] = 9
+    with pytest.raises(ValueError, match="class numbers"):
+        trainer.fit(DataLoader((X, wrong), 2), 1, progress=False)
+    after = all_state(trainer)
+    random.set_state(state)
+    twin.fit(DataLoader((X[:4], Y[:4]), 2), 1, progress=False)
+    assert_same_state(all_state(twin), after)
+
+
+@pytest.mark.parametrize("build", [models.digits_cnn, models.resnet20, models.vgg_small])
+def test_a_forward_pass_that_raises_moves_no_statistics(build):
+    """Outside of a trainer, too: the last layer does not fit, and those before it have run."""
+    model = build()
+    channels = next(model.parameters()).shape[1]
+    x = np.random.default_rng(0).standard_normal((4, channels, 8, 8)).astype(np.float32)
+    model(x)
+    before = model.state_dict()
+    last = list(model.named_children())[-1][0]
+    setattr(model, last, nn.Linear(7, 2))
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            model(x)
+        for name, value in model.named_buffers():
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+    setattr(model, last, nn.Identity())
+    model(x)
+    assert any(not np.array_equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_variance_that_overflows(dtype, fused):
+    """torch makes the running variance infinite without a word, after which evaluation returns the bias alone."""
+    large = 1e25 if dtype == np.float32 else 1e200
+    layers = [nn.Conv2d(2, 2, 1, dtype=dtype), nn.BatchNorm2d(2, dtype=dtype), nn.ReLU()]
+    layers += [nn.Conv2d(2, 2, 1, dtype=dtype), nn.BatchNorm2d(2, dtype=dtype), nn.Flatten()]
+    layers += [nn.Linear(32, 2, dtype=dtype)]
+    model = nn.Sequential(*layers)
+    if not fused:
+        model.insert(3, nn.Identity())
+    trainer = Trainer(model, optim.SGD(model.parameters(), 0.1))
+    x = np.random.default_rng(0).standard_normal((4, 2, 4, 4)).astype(dtype)
+    trainer.step(x, np.zeros(4, int))
+    before = model.state_dict()
+    message = f"input: expected values whose variance is in the range of {np.dtype(dtype)}, got a larger one in channel"
+    with pytest.raises(NonFiniteLossError, match=rf"^loss: .*, because of 1 \(BatchNorm2d\): {message}"):
+        trainer.step(large * x, np.zeros(4, int))
+    with pytest.raises(ValueError, match=message):
+        model(large * x)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    assert np.isfinite(trainer.predict(large * x)).all()
+    assert np.isfinite(trainer.step(1e10 * x, np.zeros(4, int)))  # large, but within the range
+
+
+def test_an_infinite_input_is_not_an_overflow():
+    norm, x = nn.BatchNorm1d(2), np.array([[1, 2], [np.inf, 3]], np.float32)
+    assert np.isnan(norm(x)[:, 0]).any() and np.isfinite(norm(x)[:, 1]).all()
 
 
 # --- losses that are not finite -------------------------------------------------------------------------------------
