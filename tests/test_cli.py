@@ -193,6 +193,133 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys):
     assert line.startswith("fastcnn train: error: loss: expected a finite value, got ")
 
 
+# --- what the options do ----------------------------------------------------------------------------------------------
+
+
+class Ran(Exception):
+    """Ends a command once it has called `Trainer.fit`, with what it was called with."""
+
+
+@pytest.fixture
+def reached(monkeypatch, tmp_path):
+    """A function that runs ``fastcnn train`` up to `Trainer.fit`, and returns trainer, loader, epochs and options."""
+
+    def fit(self, train, epochs, **options):
+        raise Ran(self, train, epochs, options)
+
+    def reach(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(fastcnn.Trainer, "fit", fit)
+            with pytest.raises(Ran) as caught:
+                run("train", "--output", tmp_path, *arguments)
+        return caught.value.args
+
+    return reach
+
+
+def first_updates(reached, *arguments, count=2):
+    """The parameters after the first updates, as the command would make them."""
+    trainer, train, _, _ = reached(*arguments)
+    for (inputs, targets), _ in zip(train.epoch(0), range(count), strict=False):
+        trainer.step(inputs, targets)
+    return np.concatenate([parameter.data.ravel() for parameter in trainer.model.parameters()])
+
+
+SGD = ("--optimizer", "sgd", "--schedule", "constant")
+
+
+@pytest.mark.parametrize(
+    ("base", "changed"),
+    [
+        ((), ("--batch-size", 33)),
+        ((), ("--optimizer", "adamw")),
+        ((), ("--optimizer", "sgd")),
+        ((), ("--lr", 1e-4)),
+        (SGD, ("--lr", 0.3)),
+        (SGD, ("--momentum", 0.1)),
+        ((), ("--weight-decay", 0.3)),
+        (SGD, ("--weight-decay", 0.3)),
+        (("--optimizer", "adamw"), ("--weight-decay", 0.3)),
+        ((), ("--schedule", "constant")),
+        ((), ("--augment",)),
+        (("--augment",), ("--no-augment",)),
+        ((), ("--seed", 1)),
+        ((), ("--epochs", 1)),  # by the schedule
+    ],
+)
+def test_an_option_changes_the_updates(base, changed, reached):
+    assert not np.array_equal(first_updates(reached, *base), first_updates(reached, *base, *changed))
+    np.testing.assert_array_equal(first_updates(reached, *base), first_updates(reached, *base))
+
+
+@pytest.mark.parametrize("schedule", cli.SCHEDULES)
+def test_the_rates_of_a_schedule(schedule, reached):
+    trainer, train, epochs, _ = reached("--schedule", schedule, "--epochs", 6, "--lr", 0.01)
+    total, rates = epochs * len(train), [trainer.optimizer.lr]
+    for _ in range(total if trainer.schedule else 0):
+        trainer.schedule.step()
+        rates.append(trainer.optimizer.lr)
+    highest, last, half = max(rates), rates[-1], rates[len(rates) // 2]
+    assert highest == pytest.approx(0.01, rel=1e-3)
+    assert trainer.schedule_every == "step"
+    if schedule == "constant":
+        assert set(rates) == {0.01}
+    elif schedule == "step":
+        assert [rates[0], half, rates[-2]] == pytest.approx([0.01, 0.001, 0.0001])
+    else:
+        assert last < 1e-3 < half < 0.01
+        assert (rates[0] < 0.005) is (schedule in ("warmup-cosine", "onecycle"))
+
+
+def test_what_is_trained_and_shown(reached):
+    for name in ("digits_cnn", "resnet20", "vgg_small"):
+        trainer, *_ = reached("--model", name)
+        expected = getattr(fastcnn.models, name)(10, in_channels=1)
+        assert [p.shape for p in trainer.model.parameters()] == [p.shape for p in expected.parameters()]
+    _, train, epochs, options = reached("--epochs", 7, "--batch-size", 50, "--seed", 3)
+    assert (epochs, train.batch_size, train.seed, train.shuffle) == (7, 50, 3, True)
+    assert len(train.dataset) == 1442 and len(options["validation"]) == 355
+    assert options["progress"] is True and options["resume"] is None
+    assert reached("--no-progress")[3]["progress"] is reached("--quiet")[3]["progress"] is False
+
+
+def test_the_data_set_and_its_folder(reached, tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, split, data_dir):
+        asked.append((name, split, data_dir))
+        return fastcnn.load_dataset("digits", split)
+
+    monkeypatch.setattr(cli, "load_dataset", load)
+    for name, recipe in cli.RECIPES.items():
+        if recipe.model == "lenet5":
+            continue  # it does not take these images
+        reached("--data", name, "--data-dir", str(tmp_path))
+        assert asked[-2:] == [(name, "train", str(tmp_path)), (name, "test", str(tmp_path))]
+
+
+def test_threads_of_the_commands(reached, monkeypatch):
+    most = fastcnn.get_num_threads()
+    for number in (1, 2):
+        reached("--threads", number)
+        assert fastcnn.get_num_threads() == number
+    fastcnn.set_num_threads(most)
+    reached()
+    assert fastcnn.get_num_threads() == most
+    seen = []
+    monkeypatch.setattr(cli.benchmark, "report", lambda cases, seconds, threads: seen.append((seconds, threads)) or [])
+    assert run("bench", "--threads", 1, "--seconds", 0.25) == 0
+    assert seen == [(0.25, 1)] and fastcnn.get_num_threads() == 1
+
+
+def test_the_output_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("train", "--epochs", 1, "--batch-size", 400, "--quiet")
+    assert run(*arguments, "--output", "a/b") == run(*arguments) == 0
+    for folder in (tmp_path / "a" / "b", tmp_path):
+        assert read_checkpoint(folder / "fastcnn-digits.safetensors")["state"]["epoch"] == 1
+
+
 # --- resume ---------------------------------------------------------------------------------------------------------
 
 

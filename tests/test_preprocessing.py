@@ -48,8 +48,10 @@ def accuracy(outputs, labels):
 def test_fit_records_what_the_loader_does(trained):
     trainer, train, _ = trained
     known = trainer.model.preprocessing
-    assert known == train.preprocessing == nn.Preprocessing(
-        (1, 8, 8), "uint8", 1 / 16, train.mean, train.std, train.classes, "float32"
+    assert (
+        known
+        == train.preprocessing
+        == nn.Preprocessing((1, 8, 8), "uint8", 1 / 16, train.mean, train.std, train.classes, "float32")
     )
     assert copy.deepcopy(trainer.model).preprocessing == known == pickle.loads(pickle.dumps(known))
 
@@ -96,14 +98,22 @@ def test_the_constants_of_training_count(trained):
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        (np.zeros((2, 1, 8, 8), np.float32), TypeError, r"inputs: expected bytes \(uint8\), as in training, got float32"),
+        (
+            np.zeros((2, 1, 8, 8), np.float32),
+            TypeError,
+            r"inputs: expected bytes \(uint8\), as in training, got float32",
+        ),
         (np.zeros((2, 1, 8, 8), bool), TypeError, r"inputs: expected bytes \(uint8\), as in training, got bool"),
         (np.full((2, 1, 8, 8), 256), ValueError, "inputs: expected values from 0 to 255, got 256 to 256"),
         (np.full((2, 1, 8, 8), -1), ValueError, "inputs: expected values from 0 to 255, got -1 to -1"),
         (np.zeros((2, 3, 8, 8), np.uint8), ValueError, r"expected shape \(N, 1, 8, 8\), as in training, got \(2, 3, 8"),
         (np.zeros((1, 8, 8), np.uint8), ValueError, r"inputs: expected shape \(N, 1, 8, 8\), as in training, got \(1,"),
         (np.zeros((2, 8, 8, 1), np.uint8), ValueError, r"if channels come last, pass inputs.transpose\(0, 3, 1, 2\)"),
-        (np.zeros((2, 1, 16, 8), np.uint8), ValueError, r"expected shape \(N, 1, 8, 8\), as in training, got \(2, 1, 16"),
+        (
+            np.zeros((2, 1, 16, 8), np.uint8),
+            ValueError,
+            r"expected shape \(N, 1, 8, 8\), as in training, got \(2, 1, 16",
+        ),
         (("a", "b"), TypeError, "inputs: expected an array, an ImageDataset or a DataLoader, got tuple"),
         (None, TypeError, "inputs: expected an array, an ImageDataset or a DataLoader, got NoneType"),
     ],

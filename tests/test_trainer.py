@@ -24,6 +24,7 @@ from fastcnn.training import (
     NonFiniteLossError,
     Trainer,
     load_dataset,
+    read_checkpoint,
 )
 
 IMAGES = 130  # with batches of 32: five a epoch, the last one smaller
@@ -965,6 +966,92 @@ def test_saving_every_few_steps_and_epochs(tmp_path):
     saved.clear()
     small_trainer().fit(loader, 3, callbacks=[Told(tmp_path / "a", every_epochs=2)], progress=False)
     assert saved == [(2, 0), (3, 0)]  # and at the end
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda path: EarlyStopping("loss", patience=1, min_delta=1e-6),
+        lambda path: Checkpoint(path, monitor="loss"),
+        lambda path: Checkpoint(path),
+        lambda path: Checkpoint(path, every_epochs=None),
+        lambda path: Checkpoint(path, every_epochs=None, every_steps=4),
+    ],
+)
+def test_two_fits_with_one_callback(build, tmp_path):
+    """The second run is what it would have been with a callback of its own."""
+    path, own = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    callback, loader, found = build(path), train_loader(), []
+    small_trainer().fit(loader, 3, callbacks=[callback], progress=False)
+    for again, file in ((callback, path), (build(own), own)):
+        path.unlink(missing_ok=True)
+        trainer = small_trainer("adamw", seed=1)
+        history = trainer.fit(loader, 2, callbacks=[again], progress=False)
+        saved = (
+            {name: np.array(value).tobytes() for name, value in read_checkpoint(file)["model"].items()}
+            if (isinstance(again, Checkpoint))
+            else None
+        )
+        state = read_checkpoint(file)["state"]["step"] if isinstance(again, Checkpoint) else None
+        found.append((measured(history), history.stopped, saved, state, again.state_dict().get("best")))
+        weights = trainer.model.state_dict()
+        found[-1] += ({name: value.tobytes() for name, value in weights.items()},)
+    assert found[0] == found[1]
+    assert found[0][3] in (None, 8, 10)
+
+
+def test_one_progress_of_each_fit(capfd):
+    trainer, loader = small_trainer(), train_loader()
+    trainer.fit(loader, 1)
+    assert "epoch 1/1" in capfd.readouterr().err
+    trainer.fit(loader, 1, progress=False)
+    assert capfd.readouterr().err == ""
+    assert trainer.callbacks == []
+
+
+class Clock:
+    """Stands in for `time`, and moves when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_the_time_of_a_resumed_epoch(tmp_path, monkeypatch):
+    """Both parts count, what is between them does not; validation is not training."""
+    from fastcnn.training import trainer as module
+
+    clock, path = Clock(), tmp_path / "run.safetensors"
+    monkeypatch.setattr(module, "time", clock)
+
+    class Works(Callback):
+        def on_step_end(self, trainer, state, loss):
+            clock.now += 2.0 if state.epoch == 0 else 3.0
+
+        def on_epoch_end(self, trainer, state):
+            clock.now += 50.0
+
+    class Validation:
+        def __len__(self):
+            return 1
+
+        def epoch(self, epoch):
+            clock.now += 1000.0
+            return validation().epoch(epoch)
+
+    loader = train_loader()
+    stop = At(BATCHES + 2, ctrl_c)
+    history = small_trainer().fit(
+        loader, 2, callbacks=[Works(), stop], checkpoint=path, progress=False, validation=Validation()
+    )
+    assert history.interrupted
+    clock.now += 1e6
+    history = small_trainer().fit(loader, 2, callbacks=[Works()], resume=path, progress=False, validation=Validation())
+    # The time of a step's callbacks counts from the next step on.
+    assert history["seconds"] == pytest.approx([2.0 * (BATCHES - 1), 3.0 * (BATCHES - 1) - 3.0])
+    assert history["images_per_second"] == pytest.approx([IMAGES / seconds for seconds in history["seconds"]])
 
 
 def test_saving_the_best_alone(tmp_path):
