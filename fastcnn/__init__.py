@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fastcnn import functional, models, nn, optim
 from fastcnn.config import (
     __version__,
+    get_conv_algorithm,
     get_float32_matmul_precision,
     get_include,
+    set_conv_algorithm,
     set_float32_matmul_precision,
     show_config,
 )
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "empty_cache",
     "functional",
+    "get_conv_algorithm",
     "get_float32_matmul_precision",
     "get_include",
     "get_num_threads",
@@ -52,6 +55,7 @@ __all__ = [
     "optim",
     "save_checkpoint",
     "save_weights",
+    "set_conv_algorithm",
     "set_float32_matmul_precision",
     "set_num_threads",
     "show_config",

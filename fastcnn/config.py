@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 
 PRECISIONS = ("highest", "high", "medium")
+ALGORITHMS = ("auto", "direct")
 
 
 def set_float32_matmul_precision(precision: str) -> None:
@@ -93,6 +94,68 @@ def get_float32_matmul_precision() -> str:
     return isa.get_precision()
 
 
+def set_conv_algorithm(algorithm: str) -> None:
+    """Set what bounds the rounding errors of convolutions, for the whole process.
+
+    Below, eps is that of the arrays' type (1.2e-7 for float32), and an output's *window* is what it is a sum over.
+
+    ``'direct'`` adds up the products of each output and nothing else, in the arithmetic of the arrays' type. An output
+    of K products has an error of at most
+
+        (K / 2 + 1) * eps * (sum over its window of ``|x| * |w|``)
+
+    in all three passes (of the gradient of the weights x and w are the gradient of the output and the input). What is not
+    in a window does not reach its output, and where no product is negative, no output is. It leaves out Winograd's
+    algorithm and matrix units, whatever `set_float32_matmul_precision` allows, and takes 1.5 to 3 times as long by 3x3
+    windows of many channels. Elsewhere the two algorithms are the same.
+
+    ``'auto'`` chooses by speed.
+
+    Parameters
+    ----------
+    algorithm : {'auto', 'direct'}
+        ``'auto'`` at first. It takes effect with the next call of any thread; a call in progress may use either. A
+        function's own argument `algorithm` goes before it.
+
+    Raises
+    ------
+    ValueError
+        If `algorithm` is neither.
+
+    See Also
+    --------
+    set_float32_matmul_precision : how exact the products of float32 are at ``'auto'``.
+
+    Examples
+    --------
+    >>> import fastcnn
+    >>> fastcnn.set_conv_algorithm("direct")
+    >>> fastcnn.get_conv_algorithm()
+    'direct'
+    >>> fastcnn.set_conv_algorithm("auto")
+    """
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected 'auto' or 'direct', got {algorithm!r}")
+    isa.set_algorithm(algorithm)
+
+
+def get_conv_algorithm() -> str:
+    """Return what `set_conv_algorithm` was given last.
+
+    Returns
+    -------
+    str
+        ``'auto'`` or ``'direct'``.
+
+    Examples
+    --------
+    >>> import fastcnn
+    >>> fastcnn.get_conv_algorithm()
+    'auto'
+    """
+    return isa.get_algorithm()
+
+
 def get_include() -> str:
     """Return the folder of the C headers, for the compiler's include path.
 
@@ -155,6 +218,7 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
         "instruction set": isa.name(),
         "instruction sets available": ", ".join(isa.available()),
         "float32 matmul precision": isa.get_precision(),
+        "convolution algorithm": isa.get_algorithm(),
     }
     if mode == "dicts":
         return found

@@ -228,7 +228,8 @@ def test_every_function_in_both_types(elsewhere):
     cython_module(elsewhere, "types_of_fastcnn", TYPES)
     code = """
         from types_of_fastcnn import all_of
-        g = dict(n=2, c=2, h=6, w=6, oh=3, ow=3, kh=2, kw=2, sh=2, sw=2, ph=0, pw=0, dh=1, dw=1, channels_last=0)
+        g = dict(n=2, c=2, h=6, w=6, oh=3, ow=3, kh=2, kw=2, sh=2, sw=2, ph=0, pw=0, dh=1, dw=1, channels_last=0,
+                 algorithm=0)
         result = []
         for dtype in np.float32, np.float64:
             for tag in np.uint8, np.int32:
@@ -302,7 +303,7 @@ def test_import_from_c(tmp_path, broken):
         "#include <Python.h>\n#include <fastcnn/kernels.h>\n"
         "const void *use(void);\nconst void *use(void) { return fastcnn_import(); }\n"
     )
-    header = HEADER.replace("#define FASTCNN_ABI 1", "") if broken else HEADER
+    header = HEADER.replace("#define FASTCNN_ABI 2", "") if broken else HEADER
     assert (header != HEADER) == bool(broken)
     (tmp_path / "fastcnn").mkdir()
     (tmp_path / "fastcnn" / "kernels.h").write_text(header)
@@ -324,7 +325,7 @@ SIZES = ("n", "c", "h", "w", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh
 
 
 class Window(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ssize_t) for name in SIZES] + [("channels_last", ctypes.c_int)]
+    _fields_ = [(name, ctypes.c_ssize_t) for name in SIZES] + [("channels_last", ctypes.c_int), ("algorithm", ctypes.c_int)]
 
 
 def call(name, *arguments, result=None):

@@ -15,9 +15,9 @@ def conv_pool(const float[:, :, :, ::1] images, const float[:, :, :, ::1] weight
     cdef Py_ssize_t kh = weight.shape[2], kw = weight.shape[3]
     cdef Window conv = Window(n=1, c=c, h=images.shape[2], w=images.shape[3], oh=images.shape[2] - kh + 1,
                               ow=images.shape[3] - kw + 1, kh=kh, kw=kw, sh=1, sw=1, ph=0, pw=0, dh=1, dw=1,
-                              channels_last=False)
+                              channels_last=False, algorithm=0)
     cdef Window pool = Window(n=1, c=outputs, h=conv.oh, w=conv.ow, oh=conv.oh // 2, ow=conv.ow // 2, kh=2, kw=2,
-                              sh=2, sw=2, ph=0, pw=0, dh=1, dw=1, channels_last=False)
+                              sh=2, sw=2, ph=0, pw=0, dh=1, dw=1, channels_last=False, algorithm=0)
     # The kernels trust their arguments: these functions say what is wrong with sizes.
     cdef const char* wrong = check_conv(&conv, outputs, 1)
     cdef char[:, ::1] scratch

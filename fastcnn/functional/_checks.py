@@ -495,5 +495,5 @@ def window(
     )  # fmt: skip
     return {
         "n": n, "c": c, "h": h, "w": w, "oh": oh, "ow": ow, "kh": kh, "kw": kw, "sh": sh, "sw": sw,
-        "ph": ph, "pw": pw, "dh": dh, "dw": dw, "channels_last": channels_last,
+        "ph": ph, "pw": pw, "dh": dh, "dw": dw, "channels_last": channels_last, "algorithm": 0,
     }  # fmt: skip

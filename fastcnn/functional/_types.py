@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,5 +30,7 @@ Array: TypeAlias = "np.ndarray | ArrayInterface | Buffer | DLPack"
 # An extent, a step or the like: an int, or one for each dimension.
 Size: TypeAlias = "int | tuple[int, ...] | list[int]"
 Shape: TypeAlias = "tuple[int, ...] | list[int]"
+# How a convolution is computed.
+Algorithm: TypeAlias = Literal["auto", "direct"]
 # Gradients of input, weight and bias, or arrays for them; None for one that is not wanted.
 Gradients: TypeAlias = "tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]"

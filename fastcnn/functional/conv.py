@@ -10,7 +10,8 @@ import numpy as np
 from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import gradients, new, new_images, required, seen, zeros
 from fastcnn.functional._calls import Call, remembered
-from fastcnn.functional._types import Array, Gradients, Size
+from fastcnn.functional._options import choice
+from fastcnn.functional._types import Algorithm, Array, Gradients, Size
 
 # --- im2col, col2im -------------------------------------------------------------------------------------------------
 
@@ -230,6 +231,8 @@ def col2im1d(
 
 # --- convolution ----------------------------------------------------------------------------------------------------
 
+_ALGORITHMS = {"auto": 1, "direct": 2}  # fastcnn_algorithm of geometry.h, where 0 is the setting of the process
+
 
 def _padding(padding, kernel, stride, dilation):
     """(before, after) per axis from a tuple, 'same' or 'valid'."""
@@ -271,11 +274,14 @@ def _geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims
     return _near_window(input_shape, places, weight_shape[2:], stride, before, dilation, channels_last), output
 
 
-def _conv_window(input, weight, stride, padding, dilation, groups, dims):
+def _conv_window(input, weight, stride, padding, dilation, groups, dims, algorithm):
     """Check a convolution's arguments: the input in one of the two orders, its geometry and the output's shape."""
     input, channels_last = check.ordered(input)
     geometry = stride, padding, dilation, groups
-    return input, *_checked_geometry(input.shape, weight.shape, *geometry, dims, channels_last)
+    window, size = _checked_geometry(input.shape, weight.shape, *geometry, dims, channels_last)
+    if algorithm is not None:
+        window = {**window, "algorithm": _ALGORITHMS[choice("algorithm", algorithm, *_ALGORITHMS)]}
+    return input, window, size
 
 
 def _checked_geometry(input_shape, weight_shape, stride, padding, dilation, groups, dims, channels_last):
@@ -296,7 +302,7 @@ def _as_2d(array, dims, batched):
     return array[:, :, None, :] if dims == 1 else array
 
 
-def _checked(input, weight, bias, stride, padding, dilation, groups, dims):
+def _checked(input, weight, bias, stride, padding, dilation, groups, dims, algorithm):
     """Input, weight and bias as the kernels take them, the geometry and the shape of the (N, C, H, W) output.
 
     Of input and weight as `required` gives them.
@@ -308,14 +314,14 @@ def _checked(input, weight, bias, stride, padding, dilation, groups, dims):
         check.shape("bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
     x, w = _as_2d(input, dims, input.ndim == dims + 2), np.ascontiguousarray(_as_2d(weight, dims, True))
-    x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims)
+    x, window, size = _conv_window(x, w, stride, padding, dilation, groups, dims, algorithm)
     return x, w, bias, window, size
 
 
 @remembered
-def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out):
+def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out, algorithm=None):
     input, weight = required(input=input, weight=weight)
-    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, dims)
+    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, dims, algorithm)
     batched = input.ndim == dims + 2
     result = new_images(size, dims, batched, window["channels_last"], x.dtype)
     if out is not None:
@@ -338,9 +344,9 @@ def _gradients(x, weight_shape, needs, out, dims, batched, channels_last, **apar
 
 
 @remembered
-def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, dims):
+def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, dims, algorithm=None):
     grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
-    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, dims)
+    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, dims, algorithm)
     check.ndim("grad_output", grad_output, input.ndim)
     needs = check.needs(needs)
     batched = input.ndim == dims + 2
@@ -363,6 +369,7 @@ def conv1d(
     groups: int = 1,
     *,
     out: np.ndarray | None = None,
+    algorithm: Algorithm | None = None,
 ) -> np.ndarray:
     """Convolve a batch of sequences (cross-correlation, as in `torch.nn.functional.conv1d`).
 
@@ -379,6 +386,8 @@ def conv1d(
         Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
     out : ndarray, optional
         Array to write the output to and to return, of its shape, type and memory order, apart from the inputs.
+    algorithm : {'auto', 'direct'}, optional
+        What bounds the rounding errors, in place of the setting of `fastcnn.set_conv_algorithm`, which explains both.
 
     Returns
     -------
@@ -397,7 +406,7 @@ def conv1d(
     >>> F.conv1d(np.array([[[1., 2., 3.]]]), np.array([[[0.3, 0.5]]]))
     array([[[1.3, 2.1]]])
     """
-    return _forward(input, weight, bias, stride, padding, dilation, groups, 1, out)
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 1, out, algorithm)
 
 
 def conv1d_backward(
@@ -411,6 +420,7 @@ def conv1d_backward(
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
     out: Gradients = (None, None, None),
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv1d`.
 
@@ -425,6 +435,8 @@ def conv1d_backward(
     out : three ndarrays or None
         Arrays to write gradients to and to return in their place: of their shape, type and memory order, apart from
         all others.
+    algorithm : {'auto', 'direct'}, optional
+        As of the forward function. Each pass may have its own.
 
     Returns
     -------
@@ -445,7 +457,7 @@ def conv1d_backward(
     >>> dx.round(6), dw.round(6), db.round(6)
     (array([[[-0.03,  0.01,  0.1 ]]]), array([[[0.3, 0.4]]]), array([0.1]))
     """
-    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 1)
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 1, algorithm)
 
 
 def conv2d(
@@ -458,6 +470,7 @@ def conv2d(
     groups: int = 1,
     *,
     out: np.ndarray | None = None,
+    algorithm: Algorithm | None = None,
 ) -> np.ndarray:
     """Convolve a batch of images (cross-correlation, as in `torch.nn.functional.conv2d`).
 
@@ -476,6 +489,8 @@ def conv2d(
         Blocks of channels that meet only each other; C and O are multiples of it. groups = C is depthwise.
     out : ndarray, optional
         Array to write the output to and to return, of its shape, type and memory order, apart from the inputs.
+    algorithm : {'auto', 'direct'}, optional
+        What bounds the rounding errors, in place of the setting of `fastcnn.set_conv_algorithm`, which explains both.
 
     Returns
     -------
@@ -501,7 +516,7 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]], dtype=float32)
     """
-    return _forward(input, weight, bias, stride, padding, dilation, groups, 2, out)
+    return _forward(input, weight, bias, stride, padding, dilation, groups, 2, out, algorithm)
 
 
 def conv2d_backward(
@@ -515,6 +530,7 @@ def conv2d_backward(
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
     out: Gradients = (None, None, None),
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv2d`.
 
@@ -529,6 +545,8 @@ def conv2d_backward(
     out : three ndarrays or None
         Arrays to write gradients to and to return in their place: of their shape, type and memory order, apart from
         all others.
+    algorithm : {'auto', 'direct'}, optional
+        As of the forward function. Each pass may have its own.
 
     Returns
     -------
@@ -554,4 +572,4 @@ def conv2d_backward(
     (array([[4., 4.],
            [4., 4.]]), array([4.]))
     """
-    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 2)
+    return _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, 2, algorithm)

@@ -11,7 +11,7 @@ from fastcnn.functional import _checks as check
 from fastcnn.functional._arrays import new, new_images, required, zeros
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
-from fastcnn.functional._types import Array, Gradients, Size
+from fastcnn.functional._types import Algorithm, Array, Gradients, Size
 from fastcnn.functional.conv import _checked, _checked_geometry, _conv_window, _gradients
 from fastcnn.functional.norm import _vectors
 from fastcnn.functional.pooling import _checked_taps, _taps_dtype
@@ -39,6 +39,7 @@ def norm_conv2d(
     *,
     relu: bool = False,
     statistics: Literal[False] = False,
+    algorithm: Algorithm | None = None,
 ) -> np.ndarray: ...
 @overload
 def norm_conv2d(
@@ -55,6 +56,7 @@ def norm_conv2d(
     *,
     relu: bool = False,
     statistics: Literal[True],
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray, np.ndarray]: ...
 def norm_conv2d(
     input: Array,
@@ -70,6 +72,7 @@ def norm_conv2d(
     *,
     relu: bool = False,
     statistics: bool = False,
+    algorithm: Algorithm | None = None,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Convolve what `batch_norm_apply` makes of the input; that is never in memory as a whole.
 
@@ -84,6 +87,8 @@ def norm_conv2d(
         What `conv2d` is given.
     statistics : bool, default False
         Whether to return those of the output as well: `batch_norm_factors` takes them.
+    algorithm : {'auto', 'direct'}, optional
+        As of `conv2d`.
 
     Returns
     -------
@@ -106,22 +111,23 @@ def norm_conv2d(
     array([[[[3.]]]])
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    return _norm_conv(input, factors, weight, bias, geometry, relu, statistics, PART)
+    return _norm_conv(input, factors, weight, bias, geometry, relu, statistics, PART, algorithm)
 
 
-def _checked_norm_conv(input, factors, weight, bias, geometry, relu):
+def _checked_norm_conv(input, factors, weight, bias, geometry, relu, algorithm):
     """As `_checked`, with mean, scale, shift and relu."""
     input, *factors, weight = required(input=input, **dict(zip(_FACTORS, factors, strict=True)), weight=weight)
     check.ndim("input", input, 4)
     _vectors(input.shape[1], **dict(zip(_FACTORS, factors, strict=True)))
     relu = flag("relu", relu)
-    x, w, bias, window, size = _checked(input, weight, bias, *geometry, 2)
+    x, w, bias, window, size = _checked(input, weight, bias, *geometry, 2, algorithm)
     return x, [np.ascontiguousarray(vector) for vector in factors], w, bias, window, size, relu
 
 
 @remembered
-def _norm_conv(input, factors, weight, bias, geometry, relu, statistics, part_bytes):
-    x, factors, w, bias, window, size, relu = _checked_norm_conv(input, factors, weight, bias, geometry, relu)
+def _norm_conv(input, factors, weight, bias, geometry, relu, statistics, part_bytes, algorithm):
+    checked = _checked_norm_conv(input, factors, weight, bias, geometry, relu, algorithm)
+    x, factors, w, bias, window, size, relu = checked
     results = (new_images(size, 2, True, window["channels_last"], x.dtype),)
     statistics = flag("statistics", statistics)
     if statistics:
@@ -148,6 +154,7 @@ def norm_conv2d_backward(
     relu: bool = False,
     needs: tuple[bool, bool, bool] = (True, True, True),
     sums: Literal[False] = False,
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]: ...
 @overload
 def norm_conv2d_backward(
@@ -165,6 +172,7 @@ def norm_conv2d_backward(
     relu: bool = False,
     needs: tuple[bool, bool, bool] = (True, True, True),
     sums: Literal[True],
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]: ...
 def norm_conv2d_backward(
     grad_output: Array,
@@ -181,6 +189,7 @@ def norm_conv2d_backward(
     relu: bool = False,
     needs: tuple[bool, bool, bool] = (True, True, True),
     sums: bool = False,
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray | None, ...]:
     """Return the gradients of the convolution in `norm_conv2d`.
 
@@ -195,6 +204,8 @@ def norm_conv2d_backward(
     sums : bool, default False
         Whether to return those of grad_input as well, which is then needed: `batch_norm_backward` takes them, with
         scale and shift as its `relu` if there is one.
+    algorithm : {'auto', 'direct'}, optional
+        As of `conv2d`.
 
     Returns
     -------
@@ -219,13 +230,14 @@ def norm_conv2d_backward(
     (array([[[[2., 3.]]]]), array([[[[0., 3.]]]]), array([1.]))
     """
     factors, geometry = (mean, scale, shift), (stride, padding, dilation, groups)
-    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, PART)
+    return _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, PART, algorithm)
 
 
 @remembered
-def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, part_bytes):
+def _norm_conv_backward(grad_output, input, factors, weight, geometry, relu, needs, sums, part_bytes, algorithm):
     (grad_output,) = required(grad_output=grad_output)
-    x, factors, w, _, window, size, relu = _checked_norm_conv(input, factors, weight, None, geometry, relu)
+    checked = _checked_norm_conv(input, factors, weight, None, geometry, relu, algorithm)
+    x, factors, w, _, window, size, relu = checked
     needs, channels_last, sums = check.needs(needs), window["channels_last"], flag("sums", sums)
     if sums and not needs[0]:
         check.fail("sums", "False, as the gradient that they are of is not needed", True)
@@ -269,10 +281,10 @@ def _window(pool: object) -> tuple:
 
 
 @remembered
-def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps):
+def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps, algorithm):
     """What is between is scratch, a few images at a time."""
     input, weight = required(input=input, weight=weight)
-    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2)
+    x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2, algorithm)
     relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *_window(pool)), window["channels_last"]
     kept = np.dtype(_taps_dtype(geometry, relu)) if flag("taps", taps) else None
     layout = (*size[:2], *geometry.places), 2, input.ndim == 4, channels_last
@@ -286,10 +298,10 @@ def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, rel
 
 @remembered
 def _conv_pool_backward(
-    grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, part_bytes
+    grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, part_bytes, algorithm
 ):
     input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
-    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2)
+    x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2, algorithm)
     check.ndim("grad_output", grad_output, input.ndim)
     batched, channels_last = input.ndim == 4, window["channels_last"]
     checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *_window(pool))
@@ -317,6 +329,7 @@ def conv2d_max_pool(
     pool: tuple,
     relu: bool = False,
     taps: bool = True,
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Take the maxima of windows of a convolution's output; that is never in memory as a whole.
 
@@ -332,6 +345,8 @@ def conv2d_max_pool(
         Whether ReLU comes between, or after, which is the same.
     taps : bool, default True
         Whether `conv2d_max_pool_backward` may follow, which needs to know where the maxima were.
+    algorithm : {'auto', 'direct'}, optional
+        As of `conv2d`.
 
     Returns
     -------
@@ -351,7 +366,7 @@ def conv2d_max_pool(
     >>> F.conv2d_max_pool(x, np.full((1, 1, 1, 1), 2.0), pool=((1, 2),), relu=True)
     (array([[[[10.,  2.]]]]), array([[[[1, 1]]]], dtype=uint8))
     """
-    return _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps)
+    return _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, relu, taps, algorithm)
 
 
 def conv2d_max_pool_backward(
@@ -368,6 +383,7 @@ def conv2d_max_pool_backward(
     relu: bool = False,
     needs: tuple[bool, bool, bool] = (True, True, True),
     out: Gradients = (None, None, None),
+    algorithm: Algorithm | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return the gradients of `conv2d_max_pool`.
 
@@ -379,7 +395,7 @@ def conv2d_max_pool_backward(
         As `conv2d_max_pool` returned them.
     input, weight, stride, padding, dilation, groups, pool, relu
         What the forward call had.
-    needs, out
+    needs, out, algorithm
         As of `conv2d_backward`.
 
     Returns
@@ -402,7 +418,7 @@ def conv2d_max_pool_backward(
     (array([[[[ 0., 20.,  0., 40.]]]]), array([[[[70.]]]]), array([30.]))
     """
     return _conv_pool_backward(
-        grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, PART
+        grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, PART, algorithm
     )
 
 
@@ -423,6 +439,7 @@ def conv2d_norm(
     *,
     residual: Array | None = None,
     relu: bool = False,
+    algorithm: Algorithm | None = None,
 ) -> np.ndarray:
     """Return what `batch_norm_apply` makes of a convolution, row by row while that is in the cache.
 
@@ -436,6 +453,8 @@ def conv2d_norm(
     residual : ndarray of shape (N, O, oh, ow), optional
     relu : bool, default False
         What `batch_norm_apply` is given.
+    algorithm : {'auto', 'direct'}, optional
+        As of `conv2d`.
 
     Returns
     -------
@@ -455,11 +474,14 @@ def conv2d_norm(
     >>> F.conv2d_norm(np.array([[[[-5.0, 2.0]]]]), 3 * np.ones((1, 1, 1, 1)), None, zero, one, one, relu=True)
     array([[[[0., 7.]]]])
     """
-    return _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu)
+    geometry = stride, padding, dilation, groups
+    return _conv_norm(input, weight, bias, mean, scale, shift, *geometry, residual, relu, algorithm)
 
 
 @remembered
-def _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu):
+def _conv_norm(
+    input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu, algorithm
+):
     input, weight, *factors = required(input=input, weight=weight, mean=mean, scale=scale, shift=shift)
     _, bias, residual = check.floats(input=input, bias=bias, residual=residual)
     check.ndim("input", input, 4)
@@ -469,7 +491,7 @@ def _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilatio
         bias = np.ascontiguousarray(bias)
     _vectors(weight.shape[0], **dict(zip(("mean", "scale", "shift"), factors, strict=True)))
     relu = flag("relu", relu)
-    x, window, size = _conv_window(input, weight, stride, padding, dilation, groups, 2)
+    x, window, size = _conv_window(input, weight, stride, padding, dilation, groups, 2, algorithm)
     channels_last = window["channels_last"]
     if residual is not None:
         check.shape("residual", residual, size)

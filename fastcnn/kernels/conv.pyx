@@ -472,9 +472,10 @@ cdef bint _do(Job* job, const floating* source, const floating* weight, const fl
               char* scratch, int threads) noexcept nogil:
     """Do a job the fastest way; by direct sums of fp32 where that one gives it up. Whether job.after is done, too."""
     if floating is float:
-        if matrix_fits(job, sizeof(floating)) and matrix_sums(job, source, weight, bias, dest, scratch, threads):
+        if (not job.direct and matrix_fits(job, sizeof(floating))
+                and matrix_sums(job, source, weight, bias, dest, scratch, threads)):
             return False
-    if winograd_sums(job, source, weight, bias, dest, scratch, threads):
+    if not job.direct and winograd_sums(job, source, weight, bias, dest, scratch, threads):
         return True
     if planar_fits(job, sizeof(floating)):
         planar_sums(job, source, weight, bias, dest, scratch, threads)
@@ -518,7 +519,7 @@ cdef bint _spreads(const Job* job, const Window* g, Py_ssize_t outputs, Py_ssize
                    Py_ssize_t itemsize) noexcept nogil:
     """Whether backward-data is not done by jobs of its own."""
     cdef Job data = data_job(g, outputs, groups, 0, 0)
-    return spread_fits(job, itemsize) and not matrix_fits(&data, itemsize)
+    return spread_fits(job, itemsize) and (job.direct or not matrix_fits(&data, itemsize))
 
 
 cdef void conv_backward_data_ptr(const floating* grad_output, const floating* weight, floating* grad_input,
@@ -771,10 +772,10 @@ cdef void conv_backward_weight_ptr(const floating* grad_output, const floating* 
     cdef floating* bias
     threads = usable(threads)
     if floating is float:
-        if matrix_fits(&job, sizeof(floating)) and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias,
-                                                                      start, threads):
+        if (not job.direct and matrix_fits(&job, sizeof(floating))
+                and matrix_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)):
             return
-    if winograd_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads):
+    if not job.direct and winograd_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads):
         return
     if ring_fits(&job, sizeof(floating)):
         ring_weight_grad(&job, grad_output, input, grad_weight, grad_bias, start, threads)
@@ -840,7 +841,10 @@ cdef Py_ssize_t _job_scratch(Job* job, int threads, Py_ssize_t itemsize, bint we
 
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil:
-    """Bytes of scratch that a pass needs for `threads` threads, from the shape alone; -1 where check_conv objects."""
+    """Bytes of scratch that a pass needs for `threads` threads, from the shape alone; -1 where check_conv objects.
+
+    They serve both algorithms, since the setting of the process may change before the pass runs.
+    """
     if check_conv(g, outputs, groups) != NULL or (itemsize != 4 and itemsize != 8):
         return -1
     return pass_scratch(which, g, outputs, groups, threads, itemsize)
@@ -855,8 +859,11 @@ cdef Py_ssize_t pass_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py
     job = forward_job(g, outputs, groups)
     if which != BACKWARD_DATA:
         return _job_scratch(&job, threads, itemsize, which == BACKWARD_WEIGHT)
-    if _spreads(&job, g, outputs, groups, itemsize):
-        return spread_scratch(&job, threads, itemsize)
+    if spread_fits(&job, itemsize):
+        most = spread_scratch(&job, threads, itemsize)
+        job.direct = False
+        if _spreads(&job, g, outputs, groups, itemsize):
+            return most
     for ry in range(min(g.sh, g.h)):
         for rx in range(min(g.sw, g.w)):
             job = data_job(g, outputs, groups, ry, rx)

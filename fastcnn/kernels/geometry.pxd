@@ -7,6 +7,10 @@ cdef extern from "fastcnn/geometry.h" nogil:
         Py_ssize_t ph, pw
         Py_ssize_t dh, dw
         int channels_last
+        int algorithm
+
+    enum:
+        FASTCNN_DEFAULT, FASTCNN_AUTO, FASTCNN_DIRECT
 
     double MOST_ELEMENTS "FASTCNN_MOST_ELEMENTS"
 

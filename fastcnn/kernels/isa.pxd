@@ -119,3 +119,7 @@ cdef int matrix_planes() noexcept nogil
 
 cdef inline bint is_highest() noexcept nogil:
     return matrix_planes() == 3
+
+
+# Whether set_conv_algorithm has chosen 'direct'.
+cdef bint is_direct() noexcept nogil

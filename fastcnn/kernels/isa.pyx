@@ -1,7 +1,8 @@
 """Which instruction set the register tiles use: chosen once, at import, from the one table of those that were built.
 
 `FASTCNN_ISA` forces a path; one that the CPU (or its operating system) lacks is an error at import. How exact
-products of float32 are is a setting of the process (set_precision), at which the matrix unit and winograd.pyx look.
+products of float32 are is a setting of the process (set_precision), which the matrix unit and winograd.pyx read. So is
+the algorithm of convolutions (set_algorithm), unless a call has one of its own (jobs.pxd).
 """
 
 import os
@@ -65,6 +66,7 @@ cdef const Micro* _found[8]
 cdef int _count = fastcnn_paths(_found)
 cdef const Micro* _chosen = NULL
 cdef int _planes = 3
+cdef bint _direct = False
 _PRECISIONS = {"medium": 1, "high": 2, "highest": 3}
 
 
@@ -101,6 +103,21 @@ def set_precision(str precision):
 def get_precision():
     """The name that set_precision was given last."""
     return next(name for name, planes in _PRECISIONS.items() if planes == _planes)
+
+
+cdef bint is_direct() noexcept nogil:
+    return _direct
+
+
+def set_algorithm(str algorithm):
+    """set_algorithm('auto' | 'direct'); KeyError otherwise"""
+    global _direct
+    _direct = {"auto": False, "direct": True}[algorithm]
+
+
+def get_algorithm():
+    """The name that set_algorithm was given last."""
+    return "direct" if _direct else "auto"
 
 
 def _choose(wanted):

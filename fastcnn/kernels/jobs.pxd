@@ -7,8 +7,8 @@ from cython cimport floating
 from libc.math cimport rint
 from libc.string cimport memcpy, memset
 
-from .geometry cimport Window
-from .isa cimport Sum, micro
+from .geometry cimport FASTCNN_DEFAULT, FASTCNN_DIRECT, Window
+from .isa cimport Sum, is_direct, micro
 from .norm cimport After
 
 
@@ -43,6 +43,7 @@ cdef struct Job:
     Image source, dest
     Py_ssize_t n, groups, inputs, outputs       # inputs and outputs: channels of one group
     bint depthwise
+    bint direct                                 # sums of the products alone: no Winograd, no matrix unit
     # Place (y, x) is dest pixel (dest_y + y*dest_sy, dest_x + x*dest_sx), for y < ny, x < nx. Its tap (i, j) reads
     # source pixel (y*sy + y0 + i*ty, x*sx + x0 + j*tx), for i < taps_y, j < taps_x.
     Py_ssize_t ny, nx, dest_y, dest_x, dest_sy, dest_sx
@@ -108,6 +109,7 @@ cdef inline Image image_of(Py_ssize_t channels, Py_ssize_t h, Py_ssize_t w, bint
 cdef inline Job forward_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups) noexcept nogil:
     cdef Job job
     memset(&job, 0, sizeof(Job))
+    job.direct = is_direct() if g.algorithm == FASTCNN_DEFAULT else g.algorithm == FASTCNN_DIRECT
     job.source = image_of(g.c, g.h, g.w, g.channels_last)
     job.dest = image_of(outputs, g.oh, g.ow, g.channels_last)
     job.n, job.groups, job.inputs, job.outputs = g.n, groups, g.c // groups, outputs // groups

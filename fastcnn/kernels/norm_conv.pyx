@@ -88,7 +88,8 @@ cdef inline Window _images(const Window* g, Py_ssize_t images) noexcept nogil:
 
 cdef inline bint _reads_normed(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil:
     """Whether the convolution does the batch norm in what it reads."""
-    return job.source.channel == 1 and not matrix_fits(job, itemsize) and winograd_fits(job, itemsize, weights)
+    return (job.source.channel == 1 and not job.direct and not matrix_fits(job, itemsize)
+            and winograd_fits(job, itemsize, weights))
 
 
 cdef inline Py_ssize_t _whole_scratch(const Window* g, Py_ssize_t outputs, Py_ssize_t groups, bint backward,

@@ -4,6 +4,10 @@
 
 #include <stddef.h>
 
+/* How a convolution is computed: AUTO by any algorithm, DIRECT by the sum of the products of each output alone, DEFAULT
+   as the process has it. fastcnn.set_conv_algorithm states the bounds of their errors. */
+typedef enum { FASTCNN_DEFAULT, FASTCNN_AUTO, FASTCNN_DIRECT } fastcnn_algorithm;
+
 /* A window of kh x kw taps that moves over images of shape (n, c, h, w) and stops at oh x ow outputs. Its tap (i, j) at
    output (y, x) reads row y*sh - ph + i*dh and column x*sw - pw + j*dw, or padding where that is outside the image.
    1-D data has h = kh = oh = 1. Input and output share one memory order: NCHW, or NHWC where channels_last is 1.
@@ -18,6 +22,7 @@ typedef struct {
     ptrdiff_t ph, pw;           /* padding above and to the left; what lies below and to the right follows from oh, ow */
     ptrdiff_t dh, dw;           /* dilation */
     int channels_last;
+    int algorithm;              /* of a convolution: a fastcnn_algorithm; pooling does not read it */
 } fastcnn_window;
 
 /* --- checks ---------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@
 extern "C" {
 #endif
 
-/* Changes when a function of the table changes. New ones are added at the end, and then only `size` grows. */
-#define FASTCNN_ABI 1
+/* Changes when a function of the table, or a struct that it takes, changes. New ones are added at the end, and then only `size` grows. */
+#define FASTCNN_ABI 2
 
 /* The three products of a convolution. */
 typedef enum { FASTCNN_FORWARD, FASTCNN_BACKWARD_DATA, FASTCNN_BACKWARD_WEIGHT } fastcnn_pass;
