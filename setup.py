@@ -25,7 +25,7 @@ EXTENSIONS = {
     "isa": ["micro/generic.c", "micro/avx2.c", "micro/avx512.c", "micro/amx.c"],
     "im2col": [],
     "pooling": ["micro/pool.c"],
-    "winograd": [],
+    "winograd": ["micro/guard.c"],
     "planar": [],
     "ring": [],
     "point": [],

@@ -27,7 +27,8 @@ and in each pass by the rounding of the largest in a tile.
 
 from cython cimport floating
 from cython.parallel cimport prange
-from libc.string cimport memset
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy, memset
 
 from .isa cimport Sum, Winograd4, is_highest, micro
 from .jobs cimport (
@@ -36,6 +37,25 @@ from .jobs cimport (
 from .norm cimport after_places
 from .threads cimport thread_index, threads_for
 
+
+cdef extern from "micro/guard.h" nogil:
+    enum:
+        WIDE "FASTCNN_WIDE"
+        EMPTY "FASTCNN_EMPTY"
+
+    ctypedef struct Guard "fastcnn_guard":
+        void (*peaks_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*) noexcept nogil
+        int (*marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*,
+                         uint8_t*) noexcept nogil
+        int (*weight_marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, const float*, Py_ssize_t, float*,
+                                uint8_t*) noexcept nogil
+        void (*peaks_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*) noexcept nogil
+        int (*marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
+                         double*, uint8_t*) noexcept nogil
+        int (*weight_marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, const double*, Py_ssize_t, double*,
+                                uint8_t*) noexcept nogil
+
+    const Guard* fastcnn_guard_for(const char* isa)
 
 # Bytes of a block's transformed tiles: less than half of an L2 cache of 1 MB, the least of a core with AVX-512 today.
 # Fewer, to some bound, where they and the weights, which each block reads, are more together than NEAR_BYTES.
@@ -63,6 +83,8 @@ cdef Py_ssize_t WEIGHT_SUM_STEPS = 48
 cdef Py_ssize_t ROUNDED_SUM_STEPS = 40
 # Channels of weights that are brought into order at a time.
 cdef Py_ssize_t PACK_CHANNELS = 16
+# Channels of a direct sum, nine products each, between two visits to the output.
+cdef Py_ssize_t DIRECT_CHANNELS = 48
 # A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
 cdef double HUGE = 1e30
 # Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
@@ -74,7 +96,12 @@ cdef Py_ssize_t CONSTANT = 80
 cdef Py_ssize_t WEIGHT_CONSTANT = 40
 
 
+cdef enum:
+    TEMP_ROWS = 4  # of peaks, that marks are made with
+
+
 cdef struct Plan:
+    const Guard* guard                          # what finds the tiles of a large range
     const Winograd4* four                       # the transforms of tiles with 4 columns, or NULL: tiles of 2x2
     Py_ssize_t step_y, step_x, side, positions  # of a tile: rows and columns of places, rows it reads; products
     Py_ssize_t sum                              # channels, or tiles, of a sum, which is then added to those before
@@ -90,10 +117,14 @@ cdef struct Plan:
     Py_ssize_t m_tile, m_position               # strides of M, or of Y
     Py_ssize_t u_position                       # stride of U, or of the sums
     Py_ssize_t ahead                            # from a block's source to that of the thread's next one, or 0
-    Py_ssize_t slot                             # elements of a task's partial sums (backward-weight)
+    Py_ssize_t slot, direct                     # elements of a task's partial sums, of those before the direct ones
     # Scratch, in bytes from the start: packed weights, bias, zeros (or partial sums); then slices, one a thread.
     Py_ssize_t bias, zeros, slices, slice, bytes
     Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
+    Py_ssize_t peaks, peaks_dy, marks           # likewise: largest magnitudes of a block's pixels, marks of its tiles
+    # Before the slices: whether a tile's sums are direct, or (backward-weight) a task has direct sums.
+    Py_ssize_t flags
+    Py_ssize_t pitch                            # of a row of peaks
 
 
 cdef Py_ssize_t _places(const Job* job, Py_ssize_t itemsize, bint weights, bint exact) noexcept nogil:
@@ -127,6 +158,7 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     cdef Plan p
     cdef Py_ssize_t lanes = lanes_of(itemsize), block = WEIGHT_BLOCK_BYTES // itemsize, fit, tasks, copy
     memset(&p, 0, sizeof(Plan))
+    p.guard = fastcnn_guard_for(micro().name)
     if tile == 4:
         p.step_y, p.step_x = 2, 2
     else:
@@ -195,14 +227,18 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     p.v_position = p.tiles * p.v_tile + lanes
     p.m_position = p.tiles * p.m_tile + lanes
     if weights:
-        # Sums [position][channel][output] and bias of a set and chunk.
-        p.slot = p.positions * p.u_position + p.m_tile
-        p.slices = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
+        # Sums [position][channel][output] and bias of a set and chunk, and direct sums [tap][channel][output].
+        p.direct = p.positions * p.u_position + p.m_tile
+        p.slot = p.direct + 9 * p.chunk * p.m_tile
+        p.flags = aligned(itemsize * p.parts * job.groups * p.chunks * p.sets * p.slot)
+        p.slices = p.flags + aligned(p.parts * job.groups * p.chunks * p.sets)
+        p.tile = tile * p.columns * p.m_tile  # a copy of the gradient
         copy = max(p.side * (p.step_x * p.columns + 2) * p.chunk, tile * p.columns * p.m_tile)
     else:
         p.bias = aligned(itemsize * job.groups * p.panels * p.positions * p.u_position)
         p.zeros = p.bias + aligned(itemsize * job.groups * p.panels * p.panel)
-        p.slices = p.zeros + aligned(itemsize * 2 * lanes)
+        p.flags = p.zeros + aligned(itemsize * 2 * lanes)
+        p.slices = p.flags + aligned(job.n * job.groups * p.tiles_y * p.tiles_x)
         copy = p.side * (p.step_x * p.columns + 2) * job.inputs
         p.tile = tile * p.columns * p.panel  # rows of places, where channels are not contiguous
     # Registers are read past the last channel by less than one of them.
@@ -210,6 +246,11 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     p.m = p.v + aligned(itemsize * p.positions * p.v_position)
     p.slice = p.m + aligned(itemsize * p.positions * p.m_position)
     p.tile, p.slice = p.slice, p.slice + aligned(itemsize * p.tile)
+    p.peaks, p.pitch = p.slice, round_up(p.step_x * p.columns, lanes) + round_up(p.step_x, lanes) + lanes
+    p.marks = p.peaks + aligned(itemsize * p.pitch * (TEMP_ROWS + p.images * (p.step_y * p.rows + 2)))
+    p.peaks_dy, p.marks = p.marks, p.marks + (aligned(itemsize * p.pitch * p.images * p.step_y * p.rows) if weights
+                                              else 0)
+    p.slice = p.marks + aligned(p.tiles)
     p.bytes = p.slices + threads * p.slice + ALIGN
     return p
 
@@ -227,10 +268,39 @@ cdef Py_ssize_t winograd_scratch(const Job* job, int threads, Py_ssize_t itemsiz
 # --- forward and backward-data --------------------------------------------------------------------------------------
 
 
-cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* weight, floating* packed,
+cdef bint _shares_too_much(const Job* job, const floating* weight) noexcept nogil:
+    """Whether an output's weights, not all 0, have a tap that is 0 in every channel, or no two different signs.
+
+    Such outputs are exact where a window is cut (masked and causal convolutions, unit impulses) or have the sign of
+    their inputs (box filters, counts). Direct sums keep that, transformed ones do not.
+    """
+    cdef Py_ssize_t group, o, c, k
+    cdef const floating* w
+    cdef int taps, signs
+    for group in range(job.groups):
+        for o in range(job.outputs):
+            taps = signs = 0
+            for c in range(job.inputs):
+                w = weight + job.w_start + group * job.w_group + o * job.w_output + c * job.w_input
+                if job.w_tx < 0:
+                    w -= 8
+                for k in range(9):
+                    taps |= (w[k] != 0) << k
+                    signs |= (w[k] > 0) | (w[k] < 0) << 1
+                if taps == 511 and signs == 3:  # of usual weights, in the first channels
+                    break
+            if taps != 0 and (taps != 511 or signs != 3):
+                return True
+    return False
+
+
+cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* weight, bint direct, floating* packed,
                 floating* taps) noexcept nogil:
-    """U[panel][position][channel][output] of one panel; outputs past the last are 0. `taps`: scratch."""
-    cdef Py_ssize_t group = task // p.panels, panel = task % p.panels, block, first, several, c
+    """U[panel][position][channel][output] of one panel; outputs past the last are 0. `taps`: scratch.
+
+    If `direct`, the weights themselves in the place of U: [panel][tap][channel][output].
+    """
+    cdef Py_ssize_t group = task // p.panels, panel = task % p.panels, block, first, several, c, k
     cdef Py_ssize_t count = min(p.panel, job.outputs - panel * p.panel), tap = p.panel, channels = PACK_CHANNELS
     cdef const floating* w
     cdef floating* u
@@ -254,7 +324,10 @@ cdef void _pack(const Job* job, const Plan* p, Py_ssize_t task, const floating* 
         for c in range(several):
             w = taps + (9 * c + (8 if tap < 0 else 0)) * p.panel
             u = packed + (first + c) * p.panel
-            if floating is float and p.four != NULL:
+            if direct:
+                for k in range(9):
+                    memcpy(u + k * job.inputs * p.panel, w + k * tap, p.panel * sizeof(floating))
+            elif floating is float and p.four != NULL:
                 p.four.weight(p.panel, w, tap, u, p.u_position)
             elif floating is float:
                 micro().winograd_weight_f32(p.panel, w, tap, u, p.u_position)
@@ -283,19 +356,43 @@ cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating*
         return micro().winograd_dest_f64(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
 
 
+cdef inline void _peaks(const Plan* p, Py_ssize_t count, Py_ssize_t channels, const floating* a, Py_ssize_t pixel,
+                        floating* out) noexcept nogil:
+    if floating is float:
+        p.guard.peaks_f32(count, channels, a, pixel, out)
+    else:
+        p.guard.peaks_f64(count, channels, a, pixel, out)
+
+
+cdef inline void _row_peaks(const Plan* p, const floating* line, Py_ssize_t pixel, Py_ssize_t start, Py_ssize_t width,
+                            Py_ssize_t channels, floating* peaks) noexcept nogil:
+    """Of a block's row, whose pixel 0 is column `start` of a line of `width` pixels; NULL: a line outside the image."""
+    cdef Py_ssize_t first = min(p.pitch, max(0, -start)), end = max(first, min(p.pitch - lanes_of(sizeof(floating)),
+                                                                              width - start))
+    memset(peaks, 0, first * sizeof(floating))
+    if line == NULL:
+        end = first
+    if end > first:
+        _peaks(p, end - first, channels, line + (start + first) * pixel, pixel, peaks + first)
+    memset(peaks + end, 0, (p.pitch - end) * sizeof(floating))
+
+
 cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssize_t images, Py_ssize_t top,
                         Py_ssize_t rows, Py_ssize_t left, Py_ssize_t columns, Py_ssize_t channel,
-                        Py_ssize_t channels, const floating* source, floating* copy, floating* v) noexcept nogil:
+                        Py_ssize_t channels, const floating* source, floating* copy, floating* peaks,
+                        floating* v) noexcept nogil:
     """V of one block: tile rows top.., tile columns left.. of some images; source has its first channel, `channel`.
+
+    Before a row of tiles is transformed, its pixels' largest magnitudes are taken, which brings it to the L1 cache.
 
     Tiles that touch no padding are read where they lie, and all where channels fill registers and the transform knows
     of padding (that of tiles of 4 columns does); the others from a padded copy, in which job.before is done.
     """
     cdef Py_ssize_t i, y, first = columns, last = columns, row0 = p.step_y * top + job.y0
-    cdef Py_ssize_t column0 = p.step_x * left + job.x0, row
+    cdef Py_ssize_t column0 = p.step_x * left + job.x0, row, r
     cdef floating* out
-    cdef bint whole = (job.source.channel == 1 and channels % lanes_of(sizeof(floating)) == 0
-                       and job.before.mean == NULL)
+    cdef bint here = job.source.channel == 1 and job.before.mean == NULL
+    cdef bint whole = here and channels % lanes_of(sizeof(floating)) == 0
     if whole:  # tile columns first to last have their columns inside the image
         first = min(columns, max(0, -column0 + p.step_x - 1) // p.step_x)
         last = max(first, min(columns, (job.source.w - column0 - 2) // p.step_x))
@@ -304,6 +401,10 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
         for y in range(rows):
             row = row0 + p.step_y * y
             out = v + (i * rows + y) * columns * p.v_tile
+            for r in range(p.step_y * y + 2 if y else 0, p.step_y * (y + 1) + 2 if here else 0):
+                _row_peaks(p, source + (row0 + r) * job.source.row if 0 <= row0 + r < job.source.h
+                           else <const floating*>NULL, job.source.pixel, column0,
+                           min(job.source.w, column0 + p.step_x * columns + 2), channels, peaks + r * p.pitch)
             if floating is float and whole and p.four != NULL:
                 p.four.source(
                     columns, channels, source + row * job.source.row + column0 * job.source.pixel, job.source.row,
@@ -312,6 +413,9 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
                 continue
             if not whole or row < 0 or row + p.side > job.source.h:
                 _copied_tiles(job, p, row, column0, columns, channel, channels, source, copy, out)
+                for r in range(0 if here else 2 if y else 0, 0 if here else p.side):
+                    _row_peaks(p, <const floating*>(copy + r * (p.step_x * columns + 2) * channels), channels, 0,
+                               p.step_x * columns + 2, channels, peaks + (p.step_y * y + r) * p.pitch)
                 continue
             if first > 0:
                 _copied_tiles(job, p, row, column0, first, channel, channels, source, copy, out)
@@ -321,6 +425,7 @@ cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssiz
             if last < columns:
                 _copied_tiles(job, p, row, column0 + p.step_x * last, columns - last, channel, channels, source, copy,
                               out + last * p.v_tile)
+        peaks += (p.step_y * rows + 2) * p.pitch
 
 
 cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
@@ -337,9 +442,48 @@ cdef inline void _copied_tiles(const Job* job, const Plan* p, Py_ssize_t row0, P
     _transform_source(tiles, channels, <const floating*>copy, pixels * channels, channels, v, p)
 
 
+cdef inline int _marks(Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t columns, const Plan* p, const floating* peaks,
+                       floating* temp, uint8_t* marks) noexcept nogil:
+    """Of a row of tiles, of whose places `rows` by `columns` are real."""
+    if floating is float:
+        return p.guard.marks_f32(tiles, p.step_y, p.step_x, rows, columns, peaks, p.pitch, temp, marks)
+    else:
+        return p.guard.marks_f64(tiles, p.step_y, p.step_x, rows, columns, peaks, p.pitch, temp, marks)
+
+
+cdef inline int _weight_marks(Py_ssize_t tiles, const Plan* p, const floating* x, const floating* dy, floating* temp,
+                              uint8_t* marks) noexcept nogil:
+    if floating is float:
+        return p.guard.weight_marks_f32(tiles, p.step_y, p.step_x, x, dy, p.pitch, temp, marks)
+    else:
+        return p.guard.weight_marks_f64(tiles, p.step_y, p.step_x, x, dy, p.pitch, temp, marks)
+
+
+cdef void _fill_empty(const Plan* p, Py_ssize_t tiles, const uint8_t* marks, const floating* peaks,
+                      const floating* init, floating* y, Py_ssize_t y_row, Py_ssize_t y_pixel, Py_ssize_t rows,
+                      Py_ssize_t columns, Py_ssize_t n) noexcept nogil:
+    """The sum of a window of zeros, where other pixels of its tile left their rounding errors, is exactly `init`."""
+    cdef Py_ssize_t t, r, x, i, j
+    cdef bint zero
+    for t in range(tiles):
+        if marks[t] != EMPTY:
+            continue
+        for r in range(rows):
+            for x in range(p.step_x * t, min(p.step_x * (t + 1), columns)):
+                zero = True
+                for i in range(r, r + 3):
+                    for j in range(x, x + 3):
+                        zero &= peaks[i * p.pitch + j] == 0
+                if zero:
+                    memcpy(y + r * y_row + x * y_pixel, init, n * sizeof(floating))
+
+
 cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating* source, const floating* packed,
-                 const floating* bias, const floating* zeros, floating* dest, char* slice) noexcept nogil:
-    """One task: one block of tiles, for one part of one group's panels. True where something is not finite."""
+                 const floating* bias, const floating* zeros, floating* dest, uint8_t* flags,
+                 char* slice) noexcept nogil:
+    """One task: one block of tiles, for one part of one group's panels. Whether it set flags, of tiles whose sums are
+    to be direct: those of a large range, and those with a result that is huge or not finite.
+    """
     cdef Py_ssize_t part = task % p.parts
     cdef Py_ssize_t left = task // p.parts % p.xblocks * p.columns
     cdef Py_ssize_t top = task // (p.parts * p.xblocks) % p.yblocks * p.rows
@@ -348,21 +492,41 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t images = min(p.images, job.n - image)
     cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
     cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
-    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, o, n, place_rows, places, lines, r, share
-    cdef Py_ssize_t c
+    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, x, o, n, place_rows, places, lines, r, share
+    cdef Py_ssize_t c, line, pixel
     cdef const floating* start
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* m = <floating*>(slice + p.m)
     cdef floating* tile = <floating*>(slice + p.tile)
+    cdef floating* temp = <floating*>(slice + p.peaks)
+    cdef floating* peaks = temp + TEMP_ROWS * p.pitch
+    cdef uint8_t* marks = <uint8_t*>(slice + p.marks)
+    cdef uint8_t* mark
+    cdef uint8_t* flag
     cdef floating* out
+    cdef floating* target
     cdef const floating* sums
     cdef const floating* u
     cdef const floating* init
     cdef Py_ssize_t zero = 0
-    cdef bint bad = False
+    cdef bint found = False, bad
+    cdef int marked = 0
     cdef Sum s
     _block_source(job, p, image, images, top, rows, left, columns, group * job.inputs, job.inputs,
-                  source + group * job.inputs * job.source.channel, <floating*>slice, v)
+                  source + group * job.inputs * job.source.channel, <floating*>slice, peaks, v)
+    flags += ((image * job.groups + group) * p.tiles_y + top) * p.tiles_x + left
+    for i in range(images):
+        for y in range(rows):
+            mark = marks + (i * rows + y) * columns
+            t = _marks(columns, min(p.step_y, job.ny - p.step_y * (top + y)), min(p.step_x * columns, job.nx - p.step_x * left),
+                       p, <const floating*>(peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch), temp, mark)
+            marked |= t
+            if t & WIDE:
+                found = True
+                flag = flags + (i * job.groups * p.tiles_y + y) * p.tiles_x
+                for x in range(columns):
+                    if mark[x] == WIDE:
+                        flag[x] = True
     s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, p.v_tile, 1
     s.b_segment, s.b_step, s.b_offset = 0, p.panel, NULL
     left *= p.step_x
@@ -406,64 +570,153 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
                     place_rows = min(p.step_y, job.ny - top - p.step_y * y)
                     out = (dest + (image + i) * job.dest.image + (group * job.outputs + o) * job.dest.channel
                            + (top + p.step_y * y) * job.dest.row + left * job.dest.pixel)
+                    target, line, pixel, c = out, job.dest.row, job.dest.pixel, n
+                    if job.dest.channel != 1:
+                        target, line, pixel, c = tile, p.step_x * columns * p.panel, p.panel, p.panel
+                    bad = _transform_dest(columns, c, sums, p, init, target, line, pixel, place_rows, places)
+                    mark = marks + (i * rows + y) * columns
+                    if bad:
+                        flag = flags + (i * job.groups * p.tiles_y + y) * p.tiles_x
+                        for t in range(columns):
+                            if _transform_dest(1, c, sums + t * p.m_tile, p, init, target + t * p.step_x * pixel, line,
+                                               pixel, place_rows, places - t * p.step_x):
+                                flag[t] = found = True
+                    if marked & EMPTY:
+                        _fill_empty(p, columns, mark,
+                                    <const floating*>(peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch),
+                                    init, target, line, pixel, place_rows, places, c)
                     if job.dest.channel == 1:
-                        bad |= _transform_dest(columns, n, sums, p, init, out, job.dest.row, job.dest.pixel,
-                                               place_rows, places)
                         if job.after.mean != NULL:
                             for r in range(place_rows):
                                 after_places(&job.after, out + r * job.dest.row, group * job.outputs + o, places,
                                              job.dest.pixel, n)
                         continue
-                    bad |= _transform_dest(columns, p.panel, sums, p, init, tile, p.step_x * columns * p.panel, p.panel,
-                                           place_rows, places)
                     for r in range(place_rows):
                         put_tile(<const floating*>(tile + r * p.step_x * columns * p.panel), p.panel,
                                  out + r * job.dest.row, job.dest.pixel, job.dest.channel, places, n, False)
-    return bad
+    return found
+
+
+cdef void _direct_row(const Job* job, const Plan* p, Py_ssize_t row, const floating* source, const floating* packed,
+                      const floating* bias, floating* dest, const uint8_t* flags, char* slice) noexcept nogil:
+    """The flagged tiles of a row of tiles of one image and group, by direct sums; neighbours together.
+
+    The order of an output's sum is that of the weights, [tap][channel] for some channels after others.
+    """
+    cdef Py_ssize_t tile_row = row % p.tiles_y, group = row // p.tiles_y % job.groups
+    cdef Py_ssize_t image = row // (p.tiles_y * job.groups), inputs = job.inputs
+    cdef Py_ssize_t top = p.step_y * tile_row, rows = min(p.step_y, job.ny - top), t = 0, end, left, columns, width
+    cdef Py_ssize_t panel, o, n, q, c, x, m, r, k, y, first, last, strips
+    cdef Py_ssize_t offset[9]
+    cdef floating* copy = <floating*>slice
+    cdef floating* tile = <floating*>(slice + p.tile)
+    cdef floating* out
+    cdef floating* target
+    cdef const floating* init
+    cdef Sum s
+    flags += row * p.tiles_x
+    source += image * job.source.image + group * inputs * job.source.channel
+    dest += image * job.dest.image + group * job.outputs * job.dest.channel + top * job.dest.row
+    s.a_offset, s.a_row, s.a_step, s.b_segment, s.b_step, s.b_offset = offset, inputs, 1, inputs * p.panel, p.panel, NULL
+    s.segments = 9
+    while t < p.tiles_x:
+        if not flags[t]:
+            t += 1
+            continue
+        end = t + 1
+        while end < p.tiles_x and flags[end] and end - t < p.columns:
+            end += 1
+        left = p.step_x * t
+        columns = min(p.step_x * end, job.nx) - left
+        width = columns + 2
+        copy_pixels(source, &job.source, top + job.y0, rows + 2, left + job.x0, width, inputs, copy, inputs)
+        if job.before.mean != NULL:
+            first = min(width, max(0, -(left + job.x0)))
+            last = max(first, min(width, job.source.w - (left + job.x0)))
+            for y in range(max(0, -(top + job.y0)), min(rows + 2, job.source.h - (top + job.y0))):
+                after_places(&job.before, copy + (y * width + first) * inputs, group * inputs, last - first, inputs,
+                             inputs)
+        for k in range(9):
+            offset[k] = (k // 3 * width + k % 3) * inputs
+        strips = pieces(columns, micro().rows)
+        for panel in range(p.panels):
+            o = panel * p.panel
+            n = min(p.panel, job.outputs - o)
+            for r in range(rows):
+                out = dest + r * job.dest.row + left * job.dest.pixel + o * job.dest.channel
+                for k in range(strips):
+                    x = k * columns // strips
+                    m = (k + 1) * columns // strips - x
+                    target = out + x * job.dest.pixel if job.dest.channel == 1 else tile
+                    init = bias + group * p.panels * p.panel + o
+                    for q in range(pieces(inputs, DIRECT_CHANNELS)):
+                        c = q * DIRECT_CHANNELS
+                        s.depth = min(DIRECT_CHANNELS, inputs - c)
+                        run_tile(m, n, &s, <const floating*>(copy + (r * width + x) * inputs + c),
+                                 packed + (group * p.panels + panel) * p.positions * p.u_position + c * p.panel, init,
+                                 target, job.dest.pixel if job.dest.channel == 1 else p.panel)
+                        init = NULL
+                    if job.dest.channel != 1:
+                        put_tile(<const floating*>tile, p.panel, out + x * job.dest.pixel, job.dest.pixel,
+                                 job.dest.channel, m, n, False)
+                if job.after.mean != NULL:
+                    after_places(&job.after, out, group * job.outputs + o, columns, job.dest.pixel, n)
+        t = end
 
 
 cdef bint winograd_sums(const Job* job, const floating* source, const floating* weight, const floating* bias,
                         floating* dest, char* scratch, int threads) noexcept nogil:
     cdef Py_ssize_t tile = _places(job, sizeof(floating), False, is_highest())
-    if tile == 0:
+    if tile == 0 or _shares_too_much(job, weight):
         return False
     cdef Plan p = _plan(job, tile, threads, sizeof(floating), False)
     cdef floating* packed = <floating*>scratch
     cdef floating* packed_bias = <floating*>(scratch + p.bias)
     cdef floating* zeros = <floating*>(scratch + p.zeros)
+    cdef uint8_t* flags = <uint8_t*>(scratch + p.flags)
     cdef Py_ssize_t tasks = job.groups * p.panels, task, o, group, pitch = p.panels * p.panel
     cdef Py_ssize_t work = job.groups * job.inputs * job.outputs
-    cdef int bad = 0
+    cdef int found = 0
     for task in prange(tasks, schedule="static", num_threads=min(threads, threads_for(tasks, 4 * work))):
-        _pack(job, &p, task, weight, packed, <floating*>(scratch + p.slices + thread_index() * p.slice))
+        _pack(job, &p, task, weight, False, packed, <floating*>(scratch + p.slices + thread_index() * p.slice))
     for group in range(job.groups):
         for o in range(pitch):
             packed_bias[group * pitch + o] = (
                 bias[group * job.outputs + o] if bias != NULL and o < job.outputs else 0)
     memset(zeros, 0, 2 * lanes_of(sizeof(floating)) * sizeof(floating))
+    memset(flags, 0, job.n * job.groups * p.tiles_y * p.tiles_x)
     tasks = p.batches * p.yblocks * p.xblocks * job.groups * p.parts
     work *= job.n * p.tiles_y * p.tiles_x
     threads = min(threads, threads_for(tasks, work))
     if job.source.channel == 1 and job.groups * p.parts * p.xblocks == 1:
         p.ahead = threads * (p.images * job.source.image if p.yblocks == 1 else p.step_y * p.rows * job.source.row)
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
-        bad += _block(job, &p, task, source, packed, packed_bias, zeros, dest,
-                      scratch + p.slices + thread_index() * p.slice)
-    return bad == 0
+        found += _block(job, &p, task, source, packed, packed_bias, zeros, dest, flags,
+                        scratch + p.slices + thread_index() * p.slice)
+    if found:
+        for task in prange(job.groups * p.panels, schedule="static", num_threads=threads):
+            _pack(job, &p, task, weight, True, packed, <floating*>(scratch + p.slices + thread_index() * p.slice))
+        for task in prange(job.n * job.groups * p.tiles_y, schedule="dynamic", num_threads=threads):
+            _direct_row(job, &p, task, source, packed, packed_bias, dest, flags,
+                        scratch + p.slices + thread_index() * p.slice)
+    return True
 
 
 # --- backward-weight ------------------------------------------------------------------------------------------------
 
 
 cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
-                      Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy,
+                      Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy, floating* peaks,
                       floating* dy) noexcept nogil:
-    """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0."""
+    """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0; and their peaks."""
+    cdef Py_ssize_t r
     cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel, columns = p.step_x * tiles
     cdef const floating* a = image + row0 * row + column0 * pixel
     if job.dest.channel != 1 or outputs < pitch or row0 + p.step_y > job.ny or column0 + columns > job.nx:
         copy_pixels(image, &job.dest, row0, p.step_y, column0, columns, outputs, copy, pitch)
         row, pixel, a = columns * pitch, pitch, copy
+    for r in range(p.step_y):
+        _row_peaks(p, a + r * row, pixel, 0, columns, outputs, peaks + r * p.pitch)
     if floating is float and p.four != NULL:
         p.four.grad(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     elif floating is float:
@@ -489,8 +742,39 @@ cdef void _add_places(const Job* job, const floating* grad, Py_ssize_t images, P
                 bias[o] += line[o]
 
 
+cdef void _add_direct(const Job* job, const Plan* p, Py_ssize_t top, Py_ssize_t left, Py_ssize_t tiles,
+                      Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t outputs, Py_ssize_t panels,
+                      const floating* grad, const floating* source, floating* direct, char* slice) noexcept nogil:
+    """direct[tap][channel][output] += the sums over `tiles` neighbours of one image, whose first place is (top, left)."""
+    cdef Py_ssize_t rows = min(p.step_y, job.ny - top), columns = min(p.step_x * tiles, job.nx - left)
+    cdef Py_ssize_t width = columns + 2, pitch = panels * p.panel, heights = pieces(channels, micro().rows)
+    cdef Py_ssize_t first, last, y, tap, panel, k, c
+    cdef Py_ssize_t offset[4]
+    cdef floating* copy = <floating*>slice
+    cdef floating* dy = <floating*>(slice + p.tile)
+    cdef Sum s
+    copy_pixels(source, &job.source, top + job.y0, rows + 2, left + job.x0, width, channels, copy, channels)
+    if job.before.mean != NULL:
+        first = min(width, max(0, -(left + job.x0)))
+        last = max(first, min(width, job.source.w - (left + job.x0)))
+        for y in range(max(0, -(top + job.y0)), min(rows + 2, job.source.h - (top + job.y0))):
+            after_places(&job.before, copy + (y * width + first) * channels, channel, last - first, channels, channels)
+    copy_pixels(grad, &job.dest, top, rows, left, columns, outputs, dy, pitch)
+    s.segments, s.depth, s.a_offset, s.a_row, s.a_step = rows, columns, offset, 1, channels
+    s.b_segment, s.b_step, s.b_offset = columns * pitch, pitch, NULL
+    for tap in range(9):
+        for y in range(rows):
+            offset[y] = ((y + tap // 3) * width + tap % 3) * channels
+        for panel in range(panels):
+            for k in range(heights):
+                c = k * channels // heights
+                run_tile((k + 1) * channels // heights - c, p.panel, &s, <const floating*>(copy + c),
+                         <const floating*>(dy + panel * p.panel), <const floating*>NULL,
+                         direct + (tap * p.chunk + c) * p.m_tile + panel * p.panel, p.m_tile)
+
+
 cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const floating* grad, const floating* source,
-                         floating* partial, bint with_bias, char* slice) noexcept nogil:
+                         floating* partial, uint8_t* flag, bint with_bias, char* slice) noexcept nogil:
     """One task: the sums over one part of all blocks, for one chunk of the channels and one set of panels."""
     cdef Py_ssize_t blocks = p.batches * p.yblocks * p.xblocks
     cdef Py_ssize_t each = task % p.sets, chunk = task // p.sets % p.chunks
@@ -503,6 +787,10 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     cdef floating* copy = <floating*>slice
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* dy = <floating*>(slice + p.m)
+    cdef floating* temp = <floating*>(slice + p.peaks)
+    cdef floating* peaks = temp + TEMP_ROWS * p.pitch
+    cdef floating* peaks_dy = <floating*>(slice + p.peaks_dy)
+    cdef uint8_t* marks = <uint8_t*>(slice + p.marks)
     cdef floating* bias
     cdef const floating* sums
     cdef Sum s
@@ -510,7 +798,8 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     grad += (group * job.outputs + o0) * job.dest.channel
     partial += task * p.slot
     bias = partial + p.positions * p.u_position
-    memset(partial, 0, p.slot * sizeof(floating))
+    memset(partial, 0, p.direct * sizeof(floating))
+    flag[0] = False
     s.segments, s.a_offset, s.a_row, s.a_step = 1, &zero, 1, p.v_tile
     s.b_segment, s.b_step, s.b_offset = 0, p.m_tile, NULL
     for block in range(part * blocks // p.parts, (part + 1) * blocks // p.parts):
@@ -520,11 +809,12 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
         images = min(p.images, job.n - image)
         rows, columns = min(p.rows, p.tiles_y - top), min(p.columns, p.tiles_x - left)
         _block_source(job, p, image, images, top, rows, left, columns, group * job.inputs + c0, channels, source, copy,
-                      v)
+                      peaks, v)
         for i in range(images):
             for y in range(rows):
                 _block_grad(job, p, p.step_y * (top + y), p.step_x * left, columns, outputs, pitch,
-                            grad + (image + i) * job.dest.image, copy, dy + (i * rows + y) * columns * p.m_tile)
+                            grad + (image + i) * job.dest.image, copy, peaks_dy + (i * rows + y) * p.step_y * p.pitch,
+                            dy + (i * rows + y) * columns * p.m_tile)
         tiles = images * rows * columns
         if with_bias and chunk == 0 and p.four != NULL:
             _add_places(job, grad + image * job.dest.image, images, p.step_y * top, p.step_y * rows, p.step_x * left,
@@ -534,6 +824,30 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
             for t in range(tiles):
                 for i in range(pitch):
                     bias[i] += sums[t * p.m_tile + i]
+        for i in range(images):
+            for y in range(rows):
+                if not _weight_marks(columns, p, <const floating*>(
+                        peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch),
+                        <const floating*>(peaks_dy + (i * rows + y) * p.step_y * p.pitch), temp, marks):
+                    continue
+                if not flag[0]:
+                    flag[0] = True
+                    memset(partial + p.direct, 0, (p.slot - p.direct) * sizeof(floating))
+                t = 0
+                while t < columns:
+                    first = t
+                    while t < columns and marks[t]:
+                        k = (i * rows + y) * columns + t
+                        for position in range(p.positions):
+                            memset(v + position * p.v_position + k * p.v_tile, 0, channels * sizeof(floating))
+                            memset(dy + position * p.m_position + k * p.m_tile, 0, pitch * sizeof(floating))
+                        t += 1
+                    if t > first:
+                        _add_direct(job, p, p.step_y * (top + y), p.step_x * (left + first), t - first,
+                                    group * job.inputs + c0, channels, outputs, width,
+                                    grad + (image + i) * job.dest.image, source + (image + i) * job.source.image,
+                                    partial + p.direct, slice)
+                    t += 1
         for position in range(p.positions):
             for panel in range(width):
                 for t in range(heights):
@@ -549,16 +863,17 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
                                  p.m_tile)
 
 
-cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, floating* grad_weight,
-                     floating* taps) noexcept nogil:
-    """grad_weight of one input channel of one group; True where something is huge or not finite."""
+cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floating* partial, const uint8_t* flags,
+                     floating* grad_weight, floating* taps) noexcept nogil:
+    """grad_weight of one input channel of one group; whether a transformed sum is huge or not finite."""
     cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, q = c // p.chunk
-    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, panel, o, k
-    cdef bint bad = False
+    cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, panel, o, k, part
+    cdef bint bad = False, direct
     cdef floating value
     cdef floating* out
     cdef const floating* sums
     partial += (group * p.chunks + q) * p.sets * p.slot + (c - q * p.chunk) * p.m_tile
+    flags += (group * p.chunks + q) * p.sets
     for panel in range(p.panels):
         sums = partial + panel // p.width * p.slot + panel % p.width * p.panel
         if floating is float and p.four != NULL:
@@ -573,6 +888,13 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
                 value = taps[k * p.panel + o]
                 out[k] = value
                 bad |= not -HUGE < value < HUGE
+        for part in range(p.parts):
+            if not flags[part * slots + panel // p.width]:
+                continue
+            for o in range(min(p.panel, job.outputs - panel * p.panel)):
+                out = grad_weight + group * job.w_group + (panel * p.panel + o) * job.w_output + c * job.w_input
+                for k in range(9):
+                    out[k] += sums[part * slots * p.slot + p.direct + k * p.chunk * p.m_tile + o]
     return bad
 
 
@@ -583,16 +905,17 @@ cdef bint winograd_weight_grad(const Job* job, const floating* grad_output, cons
         return False
     cdef Plan p = _plan(job, tile, threads, sizeof(floating), True)
     cdef floating* partial = <floating*>scratch
+    cdef uint8_t* flags = <uint8_t*>(scratch + p.flags)
     cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, task, part, group, o, slot, tasks = slots * p.parts
     cdef Py_ssize_t work = job.n * p.tiles_y * p.tiles_x * job.groups * job.inputs * job.outputs
     cdef int bad = 0
     for task in prange(tasks, schedule="dynamic", num_threads=min(threads, threads_for(tasks, work))):
-        _weight_blocks(job, &p, task, grad_output, source, partial, grad_bias != NULL,
+        _weight_blocks(job, &p, task, grad_output, source, partial, flags + task, grad_bias != NULL,
                        scratch + p.slices + thread_index() * p.slice)
     tasks = job.groups * job.inputs
     for task in prange(tasks, schedule="static",
                        num_threads=min(threads, threads_for(tasks, 2 * tasks * p.parts * job.outputs))):
-        bad += _sum_parts(job, &p, task, <const floating*>partial, grad_weight,
+        bad += _sum_parts(job, &p, task, <const floating*>partial, flags, grad_weight,
                           <floating*>(scratch + p.slices + thread_index() * p.slice))
     if grad_bias != NULL:
         for group in range(job.groups):
