@@ -3,6 +3,8 @@
 Environment:
     FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
     FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
+    FASTCNN_SANITIZE=address,undefined
+                              with the C compiler's sanitizers of these names, whose reports end the process
     FASTCNN_AMX_MODEL=1       for tests, with the path amx-model: the matrix unit's code over a model of the unit
     CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
 """
@@ -46,6 +48,7 @@ EXTENSIONS = {
 }
 
 DEBUG = os.environ.get("FASTCNN_DEBUG", "0") == "1"
+SANITIZE = os.environ.get("FASTCNN_SANITIZE", "")
 MODEL = [("FASTCNN_AMX_MODEL", "1")] if os.environ.get("FASTCNN_AMX_MODEL", "0") == "1" else []
 if MODEL:
     EXTENSIONS["isa"].append("micro/amx_model.c")
@@ -62,6 +65,8 @@ DIRECTIVES = {
 # Portable code: the instruction sets above the baseline are chosen at import (fastcnn/kernels/micro), never here.
 # The -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+if SANITIZE:
+    UNIX_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-fno-wrapv", "-O1", "-g1"]
 OPENMP_PROBE = """
 #include <omp.h>
 int main(void) { int n = 0;
@@ -90,7 +95,7 @@ class BuildKernels(build_ext):
         )
         for extension in self.extensions:
             extension.extra_compile_args = [*flags, *compile_flags]
-            extension.extra_link_args = link_flags
+            extension.extra_link_args = [*link_flags, *([f"-fsanitize={SANITIZE}"] if SANITIZE else [])]
             extension.extra_objects = shared
         super().build_extensions()
 

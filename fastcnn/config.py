@@ -8,7 +8,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from fastcnn.kernels import isa, threads
+from fastcnn.kernels import isa, memory, threads
 
 __version__ = "0.1.0"
 
@@ -219,6 +219,7 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
         "instruction sets available": ", ".join(isa.available()),
         "float32 matmul precision": isa.get_precision(),
         "convolution algorithm": isa.get_algorithm(),
+        "allocator": memory.allocator(),
     }
     if mode == "dicts":
         return found

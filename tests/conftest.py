@@ -13,6 +13,8 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 # Many more examples a test: pytest --hypothesis-profile=thorough
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+# As few examples a test as make sense, for builds that are slow: pytest --hypothesis-profile=few
+settings.register_profile("few", parent=settings.get_profile("default"), max_examples=10)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

@@ -63,6 +63,8 @@ from fastcnn.kernels.winners cimport winners_backward_ptr, winners_scratch
 
 import functools
 
+from fastcnn.kernels.memory import smallest_block
+
 np.import_array()
 
 cdef extern from "numpy/arrayobject.h":
@@ -90,8 +92,8 @@ cdef enum:
     MOST_DEPTH = 4       # of tuples in tuples
     MASK_THREADS = 8191  # MOST_THREADS is below
     MOST_CALLS = 4096    # kept by one function; a network asks for a few dozen, step after step
-    SMALL = 4096         # bytes; NumPy keeps memory of its own for less
 
+cdef Py_ssize_t SMALLEST = smallest_block()
 cdef int64_t MOST_INTEGER = <int64_t>1 << 54
 # Of scratch, in bytes: more than any machine has, and so few that a word holds them and the number of threads.
 cdef int64_t MOST_SCRATCH = <int64_t>1 << 50
@@ -689,7 +691,7 @@ cdef object _new_array(Result* r):
     """An uninitialised array; all but small ones use the memory of dead ones again."""
     cdef Block block
     cdef np.ndarray array
-    if r.bytes < SMALL:
+    if r.bytes < SMALLEST:
         return PyArray_New(&PyArray_Type, r.axes, r.shape, r.kind, r.strides, NULL, 0, 0, NULL)
     block = new_block(r.bytes)
     array = PyArray_New(&PyArray_Type, r.axes, r.shape, r.kind, r.strides, block.start, 0, np.NPY_ARRAY_BEHAVED, NULL)

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastcnn.kernels.memory import Block, restart_peak, used_bytes
+from fastcnn.kernels.memory import Block, restart_peak, smallest_block, used_bytes
 
 __all__ = ["allocate", "restart_peak", "used_bytes"]
+
+_SMALLEST = smallest_block()
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -19,6 +21,6 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size > sys.maxsize:
         raise MemoryError(f"no memory for an array of {size} bytes")
-    if size < 4096:  # the C library serves these from memory that it keeps as well
+    if size < _SMALLEST:
         return np.empty(shape, dtype)
     return np.ndarray(shape, dtype, Block(size))  # type: ignore[arg-type]  # any buffer will do

@@ -8,11 +8,32 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(_WIN32)
+#include <malloc.h>
+#endif
 
 /* Start of a block of at least `bytes`, on a multiple of 64 bytes; *raw is what free() takes. NULL without memory. */
 static inline char *fastcnn_new_block(size_t bytes, void **raw) {
     *raw = malloc(bytes + 64);
     return *raw ? (char *)(((uintptr_t)*raw + 63) / 64 * 64) : NULL;
+}
+
+/* A block of its own on a multiple of 64 bytes, which ends where it is said to: tools that watch memory see its bounds. */
+static inline char *fastcnn_new_exact(size_t bytes) {
+#if defined(_WIN32)
+    return (char *)_aligned_malloc(bytes, 64);
+#else
+    void *start = NULL;
+    return posix_memalign(&start, 64, bytes) ? NULL : (char *)start;
+#endif
+}
+
+static inline void fastcnn_free_exact(char *start) {
+#if defined(_WIN32)
+    _aligned_free(start);
+#else
+    free(start);
+#endif
 }
 
 /* An arena: a range of addresses, whose pages are memory only once they are written to where that can be had. */

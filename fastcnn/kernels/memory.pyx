@@ -13,15 +13,23 @@ layers leave serves the gradients of the first ones, which are larger, and a ste
 arrays at a time.
 
 One lock guards all of it; no Python runs in it.
+
+FASTCNN_ALLOCATOR=malloc replaces all of it: each block is an allocation of the C library, exactly as large as asked for,
+and is freed when it is given back. AddressSanitizer and Valgrind then report accesses past its end or after its life.
 """
+
+import os
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free
+from libc.string cimport memset
 
 
 cdef extern from "memory.h" nogil:
     char* fastcnn_new_block(size_t bytes, void** raw)
+    char* fastcnn_new_exact(size_t bytes)
+    void fastcnn_free_exact(char* start)
     char* fastcnn_new_arena(size_t bytes)
     void fastcnn_free_arena(char* start, size_t bytes)
     void fastcnn_forget(char* start, size_t bytes)
@@ -50,6 +58,13 @@ cdef enum:
     CLASSES = 512
     LARGE = 1 << 17
     HEAD = 4096         # so that blocks start on a page
+
+ALLOCATORS = ("arena", "malloc", "malloc-nan")
+_allocator = os.environ.get("FASTCNN_ALLOCATOR") or "arena"
+if _allocator not in ALLOCATORS:
+    raise ImportError(f"FASTCNN_ALLOCATOR: expected one of {', '.join(ALLOCATORS)}, got {_allocator!r}")
+cdef bint _exact = _allocator != "arena"    # each block by itself
+cdef bint _fill_nan = _allocator == "malloc-nan"
 
 # Bytes that may wait for their next use; what is freed beyond them goes back.
 cdef Py_ssize_t LIMIT = <Py_ssize_t>2 << 30
@@ -245,7 +260,10 @@ cdef inline void _count(Py_ssize_t bytes) noexcept nogil:
 
 cdef char* borrow(Py_ssize_t bytes, void** raw) noexcept:
     """A block of at least `bytes`; NULL where there is no memory."""
-    cdef char* start = _take(bytes, raw)
+    cdef char* start
+    if _exact:
+        return _take_exact(bytes, raw)
+    start = _take(bytes, raw)
     if start == NULL:
         _empty()
         start = _take(bytes, raw)
@@ -270,9 +288,25 @@ cdef char* _take(Py_ssize_t bytes, void** raw) noexcept:
     return NULL if piece == NULL else <char*>piece + HEAD
 
 
+cdef char* _take_exact(Py_ssize_t bytes, void** raw) noexcept:
+    cdef char* start = fastcnn_new_exact(bytes)
+    raw[0] = start
+    if start != NULL:
+        with _lock:
+            _count(bytes)
+        if _fill_nan:
+            memset(start, 0xFF, bytes)  # in float32 and in float64
+    return start
+
+
 cdef void give_back(char* start, void* raw, Py_ssize_t bytes) noexcept:
     """Keep a block for its next use."""
     cdef Piece* piece = <Piece*>raw
+    if _exact:
+        with _lock:
+            _count(-bytes)
+        fastcnn_free_exact(start)
+        return
     if bytes < LARGE:
         _put_small(start, raw, max(bytes, 64))
         return
@@ -309,6 +343,16 @@ cdef Block new_block(Py_ssize_t bytes):
     cdef Block block = Block.__new__(Block)
     _fill(block, bytes)
     return block
+
+
+def allocator():
+    """Return what FASTCNN_ALLOCATOR chose: 'arena', 'malloc' or 'malloc-nan'."""
+    return _allocator
+
+
+def smallest_block():
+    """Return from how many bytes on an array has a block; for less, NumPy's own memory is as quick."""
+    return 1 if _exact else 4096
 
 
 def cached_bytes():
