@@ -4,7 +4,7 @@ Environment:
     FASTCNN_OPENMP=auto|0|1   use OpenMP if the compiler has it (default) | never | fail without it
     FASTCNN_DEBUG=1           bounds checks, no optimisation, debug symbols
     FASTCNN_SANITIZE=address,undefined
-                              with the C compiler's sanitizers of these names, whose reports end the process
+                              with the C compiler's sanitizers of these names (CONTRIBUTING.md says how to run it)
     FASTCNN_AMX_MODEL=1       for tests, with the path amx-model: the matrix unit's code over a model of the unit
     CFLAGS                    added to the compiler's arguments as usual (CI adds -Wall -Werror)
 """
@@ -66,7 +66,7 @@ DIRECTIVES = {
 # The -fno flags give up the C library's errno and the floating-point traps, which nothing reads; values stay IEEE's.
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
 if SANITIZE:
-    UNIX_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-fno-wrapv", "-O1", "-g1"]
+    UNIX_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-wrapv", "-O1", "-g1"]
 OPENMP_PROBE = """
 #include <omp.h>
 int main(void) { int n = 0;
