@@ -107,6 +107,68 @@ def test_optimizers_and_schedules(optimizer, schedule, tmp_path, capsys):
     assert (extra["optimizer"], extra["schedule"], extra["batch_size"]) == (optimizer, schedule, 256)
 
 
+class Enough(ValueError):
+    """Ends a run before its first update."""
+
+
+def begun(monkeypatch, tmp_path, *options):
+    """Return the trainer, the training data and the threads of a run, as they are when the first update would come."""
+    found = []
+
+    class Stopping(cli.Trainer):
+        def fit(self, train, *arguments, **options):
+            found.extend((self, train, fastcnn.get_num_threads()))
+            raise Enough("enough")
+
+    monkeypatch.setattr(cli, "Trainer", Stopping)
+    assert run("train", "--quiet", "--output", tmp_path, *options) == 1
+    return found
+
+
+@pytest.mark.parametrize("kind", cli.LEARNING_RATES)
+def test_what_the_optimizer_options_do(kind, monkeypatch, tmp_path):
+    options = ["--optimizer", kind, "--lr", 0.25, "--momentum", 0.5, "--weight-decay", 0.125, "--schedule", "constant"]
+    trainer, _, _ = begun(monkeypatch, tmp_path, *options)
+    assert type(trainer.optimizer).__name__.lower() == kind
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
+    assert kind != "sgd" or group["momentum"] == 0.5
+
+
+def test_what_the_data_options_do(monkeypatch, tmp_path):
+    options = ["--seed", 5, "--batch-size", 100, "--threads", 3]
+    _, train, threads = begun(monkeypatch, tmp_path, *options, "--augment")
+    assert (train.seed, train.batch_size, train.shuffle) == (5, 100, True)
+    assert train.augment == cli.RECIPES["digits"].augmentation
+    assert threads == fastcnn.get_num_threads() == 3
+    _, train, _ = begun(monkeypatch, tmp_path, *options, "--no-augment")
+    assert train.augment is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("step", [1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("cosine", [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]),
+        ("warmup-cosine", [0.1, 1, 0.904508, 0.654508, 0.345492, 0.095492]),
+        ("onecycle", [0.04, 0.994415, 0.811746, 0.462637, 0.133478, 4e-6]),
+    ],
+)
+def test_what_the_schedules_do(schedule, expected, monkeypatch, tmp_path):
+    """The rates of a run of six updates, relative to --lr."""
+    options = ["--lr", 0.5, "--optimizer", "sgd", "--epochs", 3, "--batch-size", 1000]
+    trainer, train, _ = begun(monkeypatch, tmp_path, *options, "--schedule", schedule)
+    assert len(train) == 2
+    assert trainer.schedule_every == "step"
+    rates = [trainer.optimizer.lr]
+    for _ in range(5):
+        if trainer.schedule is not None:
+            trainer.schedule.step()
+        rates.append(trainer.optimizer.lr)
+    np.testing.assert_allclose(np.array(rates) / 0.5, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
