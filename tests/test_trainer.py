@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,6 +245,14 @@ def test_meter_leaves_out_ignored_targets():
     assert meter.result() == {"loss": 1.0, "accuracy": 0.5}
 
 
+def test_meter_counts_targets_of_several_numbers_as_one_image():
+    meter = Meter()
+    meter.add(0.5, np.zeros((4, 3)), np.zeros((4, 3)))
+    meter.add(2.0, np.zeros((2, 3)), np.zeros((2, 3)))
+    assert meter.result() == {"loss": 1.0}
+    assert meter.images == 6
+
+
 def test_regression_has_no_accuracy():
     fastcnn.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 1))
@@ -269,6 +278,11 @@ def test_fit_learns_and_tells():
     assert history.stopped is None
     assert not history.interrupted
     assert history["lr"][0] == 0.02
+
+
+def test_the_learning_rate_of_an_epoch_is_the_one_it_was_trained_with():
+    history = small_trainer("adamw").fit(train_loader(), 3, progress=False)
+    np.testing.assert_allclose(history["lr"], [0.01 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(3)])
 
 
 def test_fit_calls_callbacks_in_order_and_checkpoints_last(tmp_path):
@@ -336,6 +350,48 @@ def test_wrong_fit_arguments():
         trainer.fit(DataLoader(empty, 32), 1)
 
 
+# --- one callback object in two runs ----------------------------------------------------------------------------------
+
+
+def assert_holds(path, trainer):
+    saved = read_checkpoint(path)["model"]
+    for name, value in trainer.model.state_dict().items():
+        np.testing.assert_array_equal(saved[name], value, err_msg=name)
+
+
+def test_one_checkpoint_saves_the_end_of_a_second_run(tmp_path):
+    path = tmp_path / "run.safetensors"
+    saving = Checkpoint(path, every_epochs=None)
+    for seed in range(2):
+        trainer = small_trainer(seed=seed)
+        trainer.fit(train_loader(), 1, callbacks=[saving], progress=False)
+        assert_holds(path, trainer)
+
+
+def test_one_checkpoint_of_the_best_begins_anew_in_a_second_run(tmp_path):
+    path = tmp_path / "best.safetensors"
+    saving = Checkpoint(path, monitor="score", mode="max")
+    for seed, score in ((0, 5), (1, 2)):
+        trainer = small_trainer(seed=seed)
+        trainer.fit(train_loader(), 1, callbacks=[Scores(score), saving], progress=False)
+        assert_holds(path, trainer)
+
+
+def test_early_stopping_forgets_the_weights_of_the_run_before():
+    stopping = EarlyStopping("score", patience=3)
+    small_trainer().fit(train_loader(), 1, callbacks=[Scores(1), stopping], progress=False)
+    last = {}
+
+    def stop(state):
+        last.update(trainer.model.state_dict())
+        state.stop = "enough"
+
+    trainer = small_trainer(seed=1)
+    trainer.fit(train_loader(), 1, callbacks=[At(2, stop), stopping], progress=False)
+    for name, value in trainer.model.state_dict().items():
+        np.testing.assert_array_equal(value, last[name], err_msg=name)
+
+
 # --- early stopping -------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +440,18 @@ def test_early_stopping_starts_anew_in_a_new_run():
     for _ in range(2):
         history = small_trainer().fit(train_loader(), 4, callbacks=[Scores(1, 2, 3, 4), stopping], progress=False)
         assert len(history) == 2
+
+
+def test_a_run_is_saved_before_its_best_weights_are_put_back(tmp_path):
+    """So that it goes on from where it stopped, not from its best epoch."""
+    path = tmp_path / "run.safetensors"
+    trainer, told = small_trainer(epochs=5), Scores(1, 2, 3, 4, 5)
+    callbacks = [told, EarlyStopping("score", patience=2), Checkpoint(path, every_epochs=None)]
+    trainer.fit(train_loader(), 5, callbacks=callbacks, progress=False)
+    saved = read_checkpoint(path)["model"]
+    for name, value in trainer.model.state_dict().items():
+        np.testing.assert_array_equal(value, told.weights[0][name])
+        np.testing.assert_array_equal(saved[name], told.weights[-1][name])
 
 
 def test_large_accuracy_is_good_by_default():
@@ -937,6 +1005,19 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert path.read_bytes() == contents
 
 
+def test_a_resumed_epoch_counts_the_time_before(tmp_path, monkeypatch):
+    """By a clock that shows one second more each time."""
+    path, seconds = tmp_path / "run.safetensors", iter(range(1000))
+    monkeypatch.setattr("fastcnn.training.trainer.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    whole = small_trainer().fit(train_loader(), 2, progress=False)
+    small_trainer().fit(train_loader(), 2, callbacks=[At(BATCHES + 3, ctrl_c)], checkpoint=path, progress=False)
+    next(seconds)
+    resumed = small_trainer().fit(train_loader(), 2, resume=path, progress=False)
+    for history in (whole, resumed):
+        assert history["seconds"] == [BATCHES, BATCHES]
+        assert history["images_per_second"] == [IMAGES / BATCHES] * 2
+
+
 def test_resuming_with_other_settings_is_an_error(tmp_path):
     path = tmp_path / "run.safetensors"
     small_trainer().fit(train_loader(), 1, progress=False, checkpoint=path)
@@ -947,6 +1028,31 @@ def test_resuming_with_other_settings_is_an_error(tmp_path):
     assert str(caught.value) == f"{path}: seed: expected 3, as the run was started with, got 4"
     for name, value in trainer.model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "trainer"),
+    [
+        ("shuffle", {"shuffle": False}, {}),
+        ("batch_size", {"batch_size": 31}, {}),
+        ("drop_last", {"drop_last": True}, {}),
+        ("augment", {"augment": None}, {}),
+        ("schedule_every", {}, {"schedule_every": "epoch"}),
+        ("clip_grad_norm", {}, {"clip_grad_norm": 2.0}),
+    ],
+)
+def test_every_setting_of_a_run_is_compared(name, loader, trainer, tmp_path):
+    def build(loader=(), trainer=()):
+        model = small_model()
+        options = {"batch_size": 32, "shuffle": True, "seed": 3, "augment": Augment(crop_padding=1), **dict(loader)}
+        return Trainer(model, optim.SGD(model.parameters(), 0.1), **dict(trainer)), DataLoader(digits(), **options)
+
+    path = tmp_path / "run.safetensors"
+    first, data = build()
+    first.fit(data, 1, progress=False, checkpoint=path)
+    second, data = build(loader, trainer)
+    with pytest.raises(CheckpointError, match=rf": {name}: expected .*, as the run was started with, got "):
+        second.fit(data, 2, progress=False, resume=path)
 
 
 # --- saving the best ------------------------------------------------------------------------------------------------
