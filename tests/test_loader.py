@@ -84,6 +84,17 @@ def test_image_batch_is_what_numpy_makes(data):
     np.testing.assert_allclose(batch, expected, rtol=0, atol=tolerance * size)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_with_steps_between_pixels(channels):
+    """Rows longer than a round of the kernel's inner loop: every other column, and columns backwards."""
+    stored = np.random.default_rng(0).integers(0, 256, (2, 5, 80, channels), np.uint8).transpose(0, 3, 1, 2)
+    for images in (stored, stored[..., ::2], stored[..., ::-1], stored[:, ::-1, ::2, 3::3], stored.copy()[..., 1::2]):
+        shift = [[0, 0], [1, -2], [-1, 3]]
+        expected = numpy_batch(images, [1, 0, 1], scale=1 / 255, mean=0.5, shift=np.array(shift))
+        batch = F.image_batch(images, [1, 0, 1], scale=1 / 255, mean=0.5, shift=shift)
+        np.testing.assert_allclose(batch, expected, atol=1e-6)
+
+
 def test_floats_pass_unchanged_without_normalisation():
     images = np.array([np.nan, np.inf, -np.inf, 1e-40, -3.5, 1e38], np.float32).reshape(1, 1, 2, 3)
     np.testing.assert_array_equal(F.image_batch(images, [0, 0]), np.concatenate((images, images)))

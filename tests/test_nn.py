@@ -874,9 +874,12 @@ def test_initialisation_depends_on_the_rng_alone():
         return nn.Conv2d(2, 3, 3, rng=np.random.default_rng(4), **options)
 
     single, double = make(), make(**F64)
-    np.testing.assert_array_equal(single.weight.data, double.weight.data.astype(np.float32))
     random.manual_seed(4)
-    np.testing.assert_array_equal(nn.Conv2d(2, 3, 3).weight.data, single.weight.data)
+    default = nn.Conv2d(2, 3, 3)
+    for name in ("weight", "bias"):
+        value = getattr(single, name).data
+        np.testing.assert_array_equal(value, getattr(double, name).data.astype(np.float32))
+        np.testing.assert_array_equal(value, getattr(default, name).data)
 
 
 @pytest.mark.parametrize(

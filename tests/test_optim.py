@@ -197,6 +197,21 @@ def test_layers_add_into_the_flat_gradient():
     assert (layer.weight.grad == 0).all()
 
 
+def test_a_parameter_without_a_backward_pass_stays():
+    """Its gradient of the step before is gone, though zero_grad does not write to memory."""
+    used, unused = nn.Parameter(np.ones(3)), nn.Parameter(np.ones(70))
+    optimizer = optim.SGD([used, unused], lr=0.5)
+    for parameter in (used, unused):
+        parameter.accumulate(np.ones(parameter.shape))
+    optimizer.step()
+    optimizer.zero_grad()
+    used.accumulate(np.ones(3))
+    assert optimizer.clip_grad_norm(100.0) == math.sqrt(3)
+    optimizer.step()
+    assert (used.data == 0).all()
+    assert (unused.data == 0.5).all()
+
+
 def test_update_does_not_depend_on_the_layout():
     together, alone = parameters(np.float32), parameters(np.float32)
     optimizers = [optim.Adam(together, lr=0.1), *(optim.Adam([p], lr=0.1) for p in alone)]
@@ -438,6 +453,16 @@ def test_one_cycle_lr_of_groups_and_betas():
     schedule.step()
     assert schedule.get_last_lr() == [1.0, 2.0]
     assert [group["betas"] for group in optimizer.param_groups] == [(0.85, 0.999)] * 2
+
+
+def test_one_cycle_lr_keeps_the_second_beta_of_each_group():
+    params = parameters()
+    optimizer = optim.AdamW([{"params": params[:1]}, {"params": params[1:], "betas": (0.5, 0.75)}])
+    schedule = optim.OneCycleLR(optimizer, 1.0, 10)
+    schedule.step()
+    first, second = (group["betas"] for group in optimizer.param_groups)
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == (0.999, 0.75)
 
 
 @pytest.mark.parametrize("pct_start", [0.0, 0.1, 0.25, 1.0])

@@ -32,6 +32,11 @@ def test_seed_is_pcg64():
     assert np.array_equal(random.default_generator().random(4), expected)
 
 
+def test_every_bit_of_a_seed_counts():
+    drawn = {random.manual_seed(1 + 2**bits).integers(2**63) for bits in (1, 31, 32, 63, 64, 128, 200)}
+    assert len(drawn) == 7
+
+
 def test_manual_seed_keeps_the_generator_object():
     before = random.default_generator()
     assert random.manual_seed(1) is before
