@@ -47,6 +47,22 @@ def test_conv1d_against_reference(case):
         close(got, want, dtype)
 
 
+@pytest.mark.parametrize("kernel", [(2, 3), (4, 2), (3, 6)])
+@pytest.mark.parametrize("dilation", [1, (3, 1), (1, 2)])
+def test_same_padding_puts_the_odd_zero_at_the_end(kernel, dilation):
+    x, weight = normal(2, 3, 8, 7), normal(4, 3, *kernel)
+    options = {"padding": "same", "dilation": dilation}
+    output = F.conv2d(x, weight, **options)
+    assert output.shape == (2, 4, 8, 7)
+    assert_allclose(output, reference.conv2d(x, weight, **options), atol=1e-12)
+    dy = normal(*output.shape, seed=1)
+    expected = reference.conv2d_backward(dy, x, weight, **options)
+    for got, want in zip(F.conv2d_backward(dy, x, weight, **options), expected, strict=True):
+        assert_allclose(got, want, atol=1e-12)
+    row = F.conv1d(np.array([[[1.0, 2, 3]]]), np.array([[[10.0, 1]]]), padding="same")
+    assert_array_equal(row, [[[12, 23, 30]]])
+
+
 # Shapes that the tiling treats apart: several chunks of channels, several panels and a partial one, columns in blocks,
 # one image cut over its panels, a long row of pixels (1x1), a window as large as the image, pixels no window reads.
 TILINGS = [
@@ -86,23 +102,27 @@ TILINGS = [
     ((2, 3, 23, 22), (30, 3, 2, 2), {"stride": (3, 4), "padding": 1}),
     ((3, 12, 20, 21), (15, 4, 3, 4), {"padding": 1, "groups": 3}),
     ((1, 2, 4, 2500), (2, 2, 3, 3), {"padding": (1, 7)}),
+    # Sums over all 16 parts of the batch: of 1x1 windows, and of short ones.
+    ((2, 20, 70, 64), (9, 20, 1, 1), {}),
+    ((64, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
 ]
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("size", "kernel", "arguments"), TILINGS)
 def test_every_tiling(size, kernel, arguments, order, threads):
-    x, weight, bias = in_order(normal(*size, dtype=np.float32), order), normal(*kernel, dtype=np.float32), None
+    x, weight = in_order(normal(*size, dtype=np.float32), order), normal(*kernel, dtype=np.float32)
+    bias = normal(kernel[0], dtype=np.float32, seed=2)
     results = []
     for count in (1, 2, 3, 8):
         threads(count)
         output = F.conv2d(x, weight, bias, **arguments)
         dy = normal(*output.shape, dtype=np.float32, seed=1)
         results.append((output, *F.conv2d_backward(dy, x, weight, **arguments)))
-    double = [array.astype(np.float64) for array in (x, weight, dy)]
+    double = [array.astype(np.float64) for array in (x, weight, bias, dy)]
     expected = (
-        reference.conv2d(*double[:2], **arguments),
-        *reference.conv2d_backward(double[2], *double[:2], **arguments),
+        reference.conv2d(*double[:3], **arguments),
+        *reference.conv2d_backward(double[3], *double[:2], **arguments),
     )
     for got, want in zip(results[0], expected, strict=True):
         assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
@@ -438,6 +458,18 @@ def test_linear_of_every_form(n, outputs, dtype, threads):
     expected = reference.linear(x, weight, bias), *reference.linear_backward(dy, x, weight)
     for got, want in zip(results[0], expected, strict=True):
         close(got, want, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_linear_of_one_image_and_many_outputs(dtype, threads):
+    """The input's gradient is then a sum in parts, over the outputs."""
+    x, weight = normal(1, 21, dtype=dtype), normal(2500, 21, dtype=dtype, seed=1)
+    dy = normal(1, 2500, dtype=dtype, seed=2)
+    expected = reference.linear_backward(dy, x, weight)
+    for count in (1, 2):
+        threads(count)
+        for got, want in zip(F.linear_backward(dy, x, weight), expected, strict=True):
+            close(got, want, dtype)
 
 
 def test_linear_takes_any_leading_axes():

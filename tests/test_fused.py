@@ -177,6 +177,27 @@ def test_norm_conv2d_and_the_sums_of_batch_norm(shape, relu, dtype, part, order,
     assert_allclose(sums, sums_twin, rtol=1e-4, atol=1e-4 * np.abs(sums_twin).max())
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tiles_across_the_seams_of_parts_that_are_larger(dtype, threads, monkeypatch):
+    """Parts of one thread that hold whole tiles of batch norm, so that a tile lies across one seam alone."""
+    x, weight = in_order(normal((33, 64, 20, 20), dtype), "NHWC"), normal((64, 1, 3, 3), dtype, 1)
+    mean, scale, shift = columns = vectors(64, dtype)
+    monkeypatch.setattr(fused, "PART", 8 * x[0].nbytes)
+    options = {"padding": 1, "groups": 64, "relu": True}
+
+    def call():
+        y, statistics = F.norm_conv2d(x, *columns, weight, **options, statistics=True)
+        dx, _, _, sums = F.norm_conv2d_backward(y, x, *columns, weight, **options, sums=True)
+        return y, statistics, dx, sums
+
+    y, statistics, dx, sums = each_thread_count_agrees(threads, call)
+    expected = F.batch_norm_factors(y, None, None, training=True)
+    assert_array_equal(F.batch_norm_factors(y, None, None, training=True, statistics=statistics), expected)
+    got, want = (F.batch_norm_backward(dx, x, None, mean, scale, relu=(scale, shift), sums=s) for s in (sums, None))
+    for one, other in zip(got, want, strict=True):
+        assert_array_equal(one, other)
+
+
 def test_norm_conv2d_without_the_gradient_of_the_input(monkeypatch):
     monkeypatch.setattr(fused, "PART", 20_000)
     size, kernel, options = APART["depthwise"]
@@ -388,6 +409,7 @@ def test_a_gradient_that_is_infinite_stays_under_its_window():
     hit = np.zeros(dx.shape, bool)
     hit[1, :, 5:10, 6:11] = True
     assert np.array_equal(np.isinf(got[0]), hit)
+    assert np.isfinite(got[0][~hit]).all()
     assert_allclose(got[0][0], dx[0], atol=1e-5)
     assert got[2][9] == np.inf
     assert_allclose(np.delete(got[2], 9), np.delete(db, 9), rtol=1e-6)
@@ -442,6 +464,8 @@ WAYS = {
     "pixels": ((4, 24, 6, 7), (36, 24, 1, 1), {}),
     "groups": ((3, 12, 9, 8), (30, 4, 3, 3), {"groups": 3}),
     "depthwise": ((3, 40, 9, 8), (40, 1, 3, 3), {"groups": 40, "stride": 2}),
+    "depthwise of several chunks": ((1, 600, 6, 7), (600, 1, 3, 3), {"groups": 600, "padding": 1}),
+    "wide": ((1, 16, 3, 300), (20, 16, 2, 3), {"padding": 1}),
     "few outputs": ((3, 5, 12, 33), (3, 5, 3, 3), {"padding": 2}),
 }
 

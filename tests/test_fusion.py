@@ -46,6 +46,9 @@ NETWORKS = {
         nn.BatchNorm2d(4, track_running_stats=False, **o), nn.ReLU()
     ),
     "conv, norm, relu": lambda **o: nn.Sequential(conv(4, 8, **o), nn.BatchNorm2d(8, **o), nn.ReLU()),
+    "conv, norm of its batches, relu": lambda **o: nn.Sequential(
+        conv(4, 8, **o), nn.BatchNorm2d(8, track_running_stats=False, **o), nn.ReLU()
+    ),
     "norm, relu, conv": lambda **o: nn.Sequential(
         nn.BatchNorm2d(4, momentum=None, **o), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, (1, 0), groups=2, **o)
     ),
@@ -277,6 +280,17 @@ def test_a_method_put_in_a_layers_place_is_called(place):
     assert called == ["forward", "backward"]
     del layer.forward, layer.backward
     assert bits([model.backward(model(x))]) == bits([grads])
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_one_method_put_in_a_layers_place_is_called(method, place):
+    model = nn.Sequential(conv(2, 2), nn.BatchNorm2d(2), nn.ReLU(), conv(2, 2), nn.BatchNorm2d(2), nn.ReLU())
+    x, called = normal((2, 2, 4, 4), np.float32), []
+    own = getattr(model[place], method)
+    setattr(model[place], method, lambda array: called.append(method) or own(array))
+    model.backward(model(x))
+    assert called == [method]
 
 
 def test_another_body():

@@ -214,6 +214,19 @@ def test_cross_entropy_of_large_scores(dtype):
     assert loss == pytest.approx(3e3)
 
 
+@pytest.mark.parametrize("classes", [2, 15, 16, 17, 35])
+@every_dtype
+def test_a_large_score_at_any_place(classes, dtype):
+    """Each place of a row is looked at for its maximum: exponentials of the others do not overflow."""
+    x = np.eye(classes, dtype=dtype) * dtype(1e5)
+    places = np.arange(classes)
+    assert_array_equal(F.softmax(x), np.eye(classes))
+    assert_array_equal(F.log_softmax(x), (np.eye(classes) - 1) * 1e5)
+    loss, grad = F.cross_entropy(x, places)
+    assert loss == 0
+    assert not grad.any()
+
+
 @every_dtype
 def test_cross_entropy_of_what_is_not_finite(dtype):
     x = np.array([[NAN, 0, 1], [INF, 0, 1], [-INF, 0, 0], [-INF, 0, 0], [0, 0, NAN]], dtype)
