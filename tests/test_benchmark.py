@@ -251,3 +251,13 @@ def test_wrong_arguments_of_bench(options, code, message, capsys):
     assert (got, output.out) == (code, "")
     assert output.err.startswith(f"fastcnn bench: error: {message}")
     assert output.err.count("\n") == 1
+
+
+def test_the_columns_of_bench_are_not_swapped(capsys, tmp_path, threads):
+    """By a case in which NumPy takes some hundred times as long."""
+    path = tmp_path / "figures.json"
+    options = ["--filter", "conv2d_backward 8x96x28x28", "--seconds", "0.01", "--threads", "1", "--json", str(path)]
+    assert cli.main(["bench", *options]) == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    assert case["ratio"] > 5
+    assert case["reference"] > 5 * case["fastcnn"]

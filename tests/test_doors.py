@@ -413,6 +413,17 @@ def test_by_address(dtype, kind, rng):
     assert_array_equal(dx, F.adaptive_avg_pool2d_backward(dy, x.shape))
 
 
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_tags_of_no_bytes_are_left_alone(kind):
+    """As the header says; they may be any pointer."""
+    x = np.arange(16, dtype=f"f{int(kind[1:]) // 8}")
+    y, tags = np.empty(4, x.dtype), np.full(64, 7, np.uint8)
+    g = Window(n=1, c=1, h=4, w=4, oh=2, ow=2, kh=2, kw=2, sh=2, sw=2, ph=0, pw=0, dh=1, dw=1)
+    call(f"max_pool_{kind}", x, y, tags, 0, g, 1)
+    assert_array_equal(y, [5, 7, 13, 15])
+    assert (tags == 7).all()
+
+
 @pytest.mark.skipif(not PAGE.exists(), reason="the documents are not part of an installed package")
 def test_examples_of_the_page(capsys):
     (found,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)

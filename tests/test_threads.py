@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 
 import fastcnn
 from fastcnn import functional as F
+from fastcnn.kernels import isa
 from fastcnn.kernels import threads as kernel
 
 X = np.random.default_rng(0).standard_normal((8, 16, 40, 40)).astype(np.float32)
@@ -130,3 +131,9 @@ def test_show_config(capsys):
     assert found["openmp"].startswith("yes" if kernel.openmp_version() else "no")
     with pytest.raises(ValueError, match="mode: expected 'stdout' or 'dicts', got 'json'"):
         fastcnn.show_config("json")
+
+
+@pytest.mark.parametrize("path", isa.available())
+def test_show_config_names_the_path_that_was_asked_for(path):
+    done = run("import fastcnn; print(fastcnn.show_config('dicts')['instruction set'])", FASTCNN_ISA=path)
+    assert done.stdout == f"{path}\n", done.stderr

@@ -642,6 +642,19 @@ def test_nothing_is_copied():
         assert output.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("given", FORMATS)
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_gradients_of_means_have_the_format_of_the_input(memory_format, given):
+    """Whatever format the gradient of the output comes in; `x.grad` would hide it."""
+    x = in_format(normal(2, 4, 6, 8), memory_format).requires_grad_()
+    for function in (lambda x: ft.avg_pool2d(x, 2), lambda x: ft.adaptive_avg_pool2d(x, (3, 4))):
+        output = function(x)
+        (grad,) = torch.autograd.grad(output, x, in_format(normal(*output.shape), given))
+        assert grad.is_contiguous(memory_format=memory_format)
+        (expected,) = torch.autograd.grad(nn.functional.avg_pool2d(x, 2), x, normal(*output.shape))
+        close(grad, expected)
+
+
 def test_changes_in_place_are_noticed():
     weight = W.clone().requires_grad_()
     output = ft.conv2d(X, weight)
@@ -851,6 +864,15 @@ def test_calls_that_stay_torchs():
     ft.accelerate(mixed)
     with pytest.raises(RuntimeError):  # torch's own words
         mixed(X)
+
+
+def test_a_relu_in_place_stays_in_place():
+    """`accelerate` leaves it to torch; fastcnn's own class, or an attribute set later, must too."""
+    x = normal(2, 4, 3, 3)
+    expected = torch.relu(x)
+    layer = ft.ReLU(inplace=True)
+    assert layer(x).data_ptr() == x.data_ptr()
+    assert torch.equal(x, expected)
 
 
 def test_hooks_run_and_stay():
