@@ -175,7 +175,8 @@ def floats(**arrays: object) -> list[np.ndarray | None]:
         if value is None:
             checked.append(None)
             continue
-        value = array(name, value)
+        if type(value) is not np.ndarray:
+            value = array(name, value)
         native = value.dtype if value.dtype.isnative else value.dtype.newbyteorder("=")
         if native not in FLOATS:
             fail(name, "an array of float32 or float64", value.dtype, TypeError)

@@ -13,9 +13,6 @@ from fastcnn.functional._arrays import required
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 
-_NUMBERS = frozenset((int, float, bool))
-
-
 def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray]:
     """Check contiguous vectors of one size and type, of which those named in `written` are updated in place."""
     vectors = {name: vector if vector is None else check.array(name, vector) for name, vector in vectors.items()}
@@ -107,7 +104,9 @@ def sgd_update(
     array([0.95, 2.  ])
     """
     settings = lr, momentum, dampening, weight_decay, nesterov, first_step
-    usual = _NUMBERS.issuperset(map(type, settings))  # deep in tuples, a hash would overflow the stack
+    # Not of what may be deep in tuples: a hash would overflow the stack.
+    usual = type(lr) is type(momentum) is type(dampening) is type(weight_decay) is float
+    usual = usual and type(nesterov) is type(first_step) is bool
     flags, numbers = (_sgd_settings if usual else _sgd_settings.__wrapped__)(*settings)
     momentum = numbers[1]
     if momentum == 0:
