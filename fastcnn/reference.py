@@ -15,8 +15,6 @@ all. Results are C-contiguous and have the dtype of the input.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from collections.abc import Iterator
 
@@ -1573,17 +1571,19 @@ def _plain(name, value):
 
 
 def _of_plain_arrays(function):
-    names = list(inspect.signature(function).parameters)
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
 
-    @functools.wraps(function)
     def call(*arguments, **options):
         plain = [_plain(name, value) for name, value in zip(names, arguments, strict=False)]
         options = {name: _plain(name, value) for name, value in options.items()}
         return function(*plain, *arguments[len(names) :], **options)
 
+    for attribute in ("__name__", "__qualname__", "__doc__", "__annotations__"):
+        setattr(call, attribute, getattr(function, attribute))
+    call.__wrapped__ = function  # whose signature it has
     return call
 
 
-for _name, _function in list(globals().items()):
-    if not _name.startswith("_") and inspect.isfunction(_function) and _function.__module__ == __name__:
-        globals()[_name] = _of_plain_arrays(_function)
+for _name, _value in list(globals().items()):
+    if not _name.startswith("_") and type(_value) is type(_plain):
+        globals()[_name] = _of_plain_arrays(_value)

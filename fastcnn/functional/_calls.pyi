@@ -15,6 +15,7 @@ class Call:
         integers: tuple[int, ...] = (),
         window: dict[str, int] | None = None,
         pool: dict[str, int] | None = None,
+        written: tuple[int, ...] = (),
         number: bool = False,
         refused: Callable[[], object] | None = None,
     ) -> None: ...

@@ -226,7 +226,7 @@ def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays have a byte in common; also where it would take long to find out that they have none."""
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # any int will do
     except np.exceptions.TooHardError:
         return True
 

@@ -13,6 +13,7 @@ from fastcnn.functional._arrays import required
 from fastcnn.functional._calls import Call, remembered
 from fastcnn.functional._options import flag
 
+
 def _vectors(written: tuple[str, ...], **vectors: np.ndarray) -> list[np.ndarray]:
     """Check contiguous vectors of one size and type, of which those named in `written` are updated in place."""
     vectors = {name: vector if vector is None else check.array(name, vector) for name, vector in vectors.items()}

@@ -204,7 +204,7 @@ def _pair(dataset: object, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(dataset, tuple) or len(dataset) != 2:
         check.fail("dataset", "an ImageDataset or a tuple (inputs, targets)", type(dataset).__name__, TypeError)
     inputs, targets = dataset
-    inputs = check.array("inputs", inputs, "a NumPy array of uint8, float32 or float64")
+    inputs = check.array("dataset", inputs, "inputs in an array of uint8, float32 or float64")
     if inputs.dtype not in PIXELS:
         check.fail("dataset", "inputs in an array of uint8, float32 or float64", inputs.dtype, TypeError)
     if inputs.ndim not in (2, 3, 4):
