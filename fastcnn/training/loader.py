@@ -96,7 +96,7 @@ class DataLoader:
             self.inputs, self.targets = dataset.images.transpose(0, 3, 1, 2), dataset.labels
             self.scale, default_mean, default_std = dataset.scale, dataset.mean, dataset.std
         else:
-            self.inputs, self.targets = _pair(dataset, np.dtype(dtype))
+            self.inputs, self.targets = _pair(dataset, check.float_type("dtype", dtype))
             self.scale = 1 / 255 if self.inputs.dtype == np.uint8 else 1.0
             default_mean, default_std = 0.0, 1.0
         if augment is not None:
@@ -106,7 +106,7 @@ class DataLoader:
         self.std = per_channel("std", default_std if std is None else std, channels, positive=True)
         # Signals (N, C, L) and vectors (N, F) pass through the kernel as images of one row or one pixel.
         self._images = self.inputs.reshape((*self.inputs.shape, 1, 1)[:4])
-        self.dtype = np.dtype(dtype)
+        self.dtype = check.float_type("dtype", dtype)
         self._batch(np.empty(0, np.intp), 0, 0)  # the rest of the arguments is checked where they are used
 
     def __len__(self) -> int:
