@@ -2,11 +2,13 @@
 
 Names, argument order, defaults and meanings are `torch.nn.functional`'s. Arrays are float32 or float64, shapes NCHW;
 memory may be C-contiguous or channels-last (an NHWC array seen through `transpose(0, 3, 1, 2)`), and the output keeps
-the order of the input. Wrong arguments raise TypeError or ValueError; nothing passed in is changed by a failed call.
+the order of the input. Wrong arguments raise TypeError or ValueError, too little memory MemoryError; nothing passed in is
+changed by a failed call.
 
 Where an array is asked for, any object will do that shares its memory by the array interface, the buffer protocol or,
-on the CPU, DLPack: tensors of other libraries. What is returned is NumPy's. Functions with a keyword `out` write to the
-array given there, and return it.
+on the CPU, DLPack: tensors of other libraries. What is returned is NumPy's. A subclass of ndarray (a matrix, a memmap)
+counts as the plain array of its memory; a masked array does so only where it masks nothing, and is refused else.
+Functions with a keyword `out` write to the array given there, which overlaps no other, and return it.
 """
 
 from fastcnn.functional.activation import (
