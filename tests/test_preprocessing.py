@@ -145,6 +145,22 @@ def test_a_validation_pair_beside_a_loader_that_normalises():
     assert scores[0] == scores[1] == scores[2]
 
 
+def test_a_validation_pair_that_cannot_be_right_is_refused_before_training():
+    train, model = load_dataset("digits"), models.digits_cnn()
+    before = model.state_dict()
+    trainer = Trainer(model, optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(TypeError, match=r"inputs: expected bytes \(uint8\), as in training, got float64"):
+        trainer.fit(DataLoader(train, 64), 1, validation=(nchw(train) / 16, train.labels), progress=False)
+    assert all(np.array_equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.preprocessing is None
+
+
+@pytest.mark.parametrize("data", [None, np.zeros((2, 1, 8, 8), np.uint8), (1, 2, 3), "digits"])
+def test_what_evaluate_takes(trained, data):
+    with pytest.raises(TypeError, match=r"data: expected a DataLoader, an ImageDataset or a pair \(inputs, targets\)"):
+        trained[0].evaluate(data)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floats_that_the_loader_normalises(dtype):
     """Vectors, signals and images; raw floats are predicted as the loader made them."""

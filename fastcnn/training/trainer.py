@@ -131,7 +131,9 @@ class Trainer:
         Notes
         -----
         A step that raises changes nothing: parameters, optimizer, schedule, running statistics and random generators
-        are as they were. Gradients are those of the step before, or zero if the error came from the backward pass.
+        are as they were. Gradients are those of the step before, or zero if the error came from the backward pass. (Two
+        exceptions: an error of a schedule of one's own, which is asked last, and Ctrl-C in the very moment of the
+        update, which `fit` defers.)
         """
         with _training(self.model):
             return self._step(inputs, targets)[0]
@@ -260,6 +262,8 @@ class Trainer:
         if isinstance(given, Preprocessing) and (known is None or isinstance(known, Preprocessing)):
             self.model.preprocessing = given
         try:
+            if isinstance(validation, ImageDataset | tuple | list):
+                self._batches(validation)  # which checks it before there is anything to lose
             return self._run(train, epochs, validation, progress, state)
         except BaseException:
             if state.step == steps:  # nothing was learnt from these inputs
@@ -344,15 +348,8 @@ class Trainer:
     def _evaluate(self, data: Any, state: TrainingState) -> dict[str, float]:
         meter = Meter()
         ignore_index = getattr(self.loss, "ignore_index", -100)
-        if isinstance(data, ImageDataset):
-            batches: Any = self._normalised(data, 256, data.labels)
-        elif isinstance(data, tuple | list):
-            batches = self._normalised(data[0], 256, *data[1:])
-        else:
-            self._compare_normalisation(data)
-            batches = data.epoch(0)
         with inference():
-            for inputs, targets in batches:
+            for inputs, targets in self._batches(data):
                 output = self._forward(inputs)
                 meter.add(self.loss(output, targets)[0], output, targets, ignore_index)
                 if state.ending:
@@ -428,9 +425,7 @@ class Trainer:
         known = self.model.preprocessing
         return known if isinstance(known, Preprocessing) else None
 
-    def _normalised(
-        self, inputs: np.ndarray | ImageDataset, batch_size: int, *targets: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, ...]]:
+    def _normalised(self, inputs: np.ndarray | ImageDataset, batch_size: int, *targets: np.ndarray) -> Any:
         """Yield batches of raw inputs as the model was trained on them, and of targets."""
         prepare = self._preprocessing
         if isinstance(inputs, ImageDataset):
@@ -443,6 +438,18 @@ class Trainer:
             check.fail("inputs", "an array, an ImageDataset or a DataLoader", type(inputs).__name__, TypeError)
         inputs = np.asarray(inputs) if prepare is None else prepare.raw(inputs)
         return _pieces(inputs, *targets, batch_size=batch_size, prepare=prepare)
+
+    def _batches(self, data: Any) -> Batches:
+        """Return the batches of what `evaluate` takes, inputs as the model was trained on them."""
+        if isinstance(data, ImageDataset):
+            return self._normalised(data, 256, data.labels)
+        if isinstance(data, tuple | list) and len(data) == 2:
+            return self._normalised(data[0], 256, data[1])
+        if not hasattr(data, "epoch"):
+            expected = "a DataLoader, an ImageDataset or a pair (inputs, targets)"
+            check.fail("data", expected, type(data).__name__, TypeError)
+        self._compare_normalisation(data)
+        return data.epoch(0)
 
     def _compare_normalisation(self, loader: Any) -> None:
         """Warn if a loader of bytes makes of them what the model was not trained on."""
