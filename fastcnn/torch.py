@@ -147,14 +147,16 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple:
     return *grads, *(None,) * (len(ctx.needs_input_grad) - len(grads))
 
 
-def _torch_watches(*tensors: Any) -> bool:
+def _torch_watches(*arguments: Any) -> bool:
     """Whether torch is to see operations of its own: forward mode, torch.func, tracers, dispatch modes, subclasses."""
+    for argument in arguments:
+        if type(argument) not in _PLAIN and isinstance(argument, Tensor):
+            return True
     return (
         forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_tracing()
-        or any(isinstance(tensor, Tensor) and type(tensor) not in _PLAIN for tensor in tensors)
     )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import random as stdlib_random
 import resource
@@ -291,6 +292,34 @@ BROKEN = {
         "no entry 'model.gone'",
     ),
     "no counters": (lambda p: edited(p, lambda tree: tree.update(state={"settings": {"seed": 5}})), "no entry 'meter'"),
+    "nested metadata": (
+        lambda p: numpy_format.save_file({"w": np.ones(2)}, p, {"fastcnn.checkpoint": "[" * 100_000 + "]" * 100_000}),
+        "expected the metadata of a fastcnn checkpoint, got damaged metadata",
+    ),
+    "an infinite generator": (
+        lambda p: edited(p, lambda tree: tree["random"]["default"].update(has_uint32=math.inf)),
+        "state: expected the state of a PCG64 generator, got",
+    ),
+    "an epoch in words": (
+        lambda p: edited(p, lambda tree: tree["state"].update(epoch="two")),
+        "epoch: expected a non-negative int, got 'two'",
+    ),
+    "half a step": (
+        lambda p: edited(p, lambda tree: tree["state"].update(step=0.5)),
+        "step: expected a non-negative int",
+    ),
+    "negative seconds": (
+        lambda p: edited(p, lambda tree: tree["state"].update(seconds=-1.0)),
+        "seconds: expected a finite number of at least 0, got -1.0",
+    ),
+    "a meter of words": (
+        lambda p: edited(p, lambda tree: tree["state"]["meter"].update(loss_sum="1")),
+        "loss_sum: expected a number, got '1'",
+    ),
+    "a history of lists": (
+        lambda p: edited(p, lambda tree: tree["state"]["history"][0].update(loss=[])),
+        "loss: expected a number, got []",
+    ),
     "no callback": (lambda p: edited(p, without("callback.0")), "no entry 'callback.0'"),
 }
 
@@ -307,6 +336,26 @@ def test_a_broken_file_is_refused_and_changes_nothing(kind, saved):
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert everything(trainer, state, callbacks) == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("best", "low", "best: expected a number or None, got 'low'"),
+        ("waited", -1, "waited: expected a non-negative int, got -1"),
+        ("weights", {"fc.bias": 3}, "weights: expected arrays by their names, or None, got {'fc.bias': 3}"),
+    ],
+)
+def test_a_broken_early_stopping_is_refused_and_changes_nothing(entry, value, message, tmp_path):
+    trainer, path = train(small_trainer()), tmp_path / "run.safetensors"
+    save_checkpoint(path, trainer, TrainingState(), [EarlyStopping()])
+    edited(path, lambda tree: tree["callback.0"].update({entry: value}))
+    state, callback = TrainingState(), EarlyStopping()
+    before = everything(trainer, state, [callback])
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path, trainer, state, [callback])
+    assert str(caught.value) == f"{path}: {message}"
+    assert everything(trainer, state, [callback]) == before
 
 
 OTHERS = {

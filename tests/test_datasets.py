@@ -11,6 +11,7 @@ import re
 import sys
 import tarfile
 import threading
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +97,33 @@ def test_digits_split_is_every_fifth_of_each_class():
         assert np.array_equal(test.images[test.labels == label][..., 0], own[4::5])
         kept = np.arange(len(own)) % 5 != 4
         assert np.array_equal(train.images[train.labels == label][..., 0], own[kept])
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+
+
+PIXELS, NUMBERS = np.zeros((1797, 8, 8), np.uint8), np.zeros(1797, np.uint8)
+DAMAGED_DIGITS = {
+    "empty": (lambda p: p.write_bytes(b""), "damaged or truncated npz file: "),
+    "foreign": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "damaged or truncated npz file: "),
+    "one missing": (lambda p: npz(p, images=PIXELS), "damaged or truncated npz file: "),
+    "objects": (lambda p: npz(p, images=PIXELS, labels=np.array([{}])), "damaged or truncated npz file: "),
+    "type": (lambda p: npz(p, images=PIXELS + 0.5, labels=NUMBERS), "images: expected uint8 of shape (1797, 8, 8), "),
+    "shape": (lambda p: npz(p, images=PIXELS, labels=NUMBERS[1:]), "labels: expected uint8 of shape (1797,), got"),
+    "label": (lambda p: npz(p, images=PIXELS, labels=NUMBERS + 10), "expected labels from 0 to 9, got 10 at 0"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_DIGITS)
+def test_damaged_digits_are_refused_by_name(case, tmp_path, monkeypatch):
+    path = tmp_path / "data" / "digits.npz"
+    path.parent.mkdir()
+    damage, message = DAMAGED_DIGITS[case]
+    damage(path)
+    monkeypatch.setattr(datasets.resources, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=f"^{exactly(f'{path}: {message}')}"):
+        load_dataset("digits")
 
 
 def test_digits_need_no_folder():
@@ -230,6 +258,23 @@ DAMAGED_IDX = {
     "gzip data": (spoil(gzip.compress(IMAGES), 12), "damaged or truncated gzip data: "),
     "cut before gzip": (gzip.compress(IMAGES[:-1]), "expected 40 bytes for shape (2, 3, 4), got 39"),
 }
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(IMAGES) + gzip.compress(bytes(1 << 26)) * 3)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"expected 40 bytes for shape \(2, 3, 4\), got 41 or more"):
+            files.read_idx(path, 3)
+        monkeypatch.setattr(files, "ARCHIVE_BYTES", 100)
+        with pytest.raises(ValueError, match="expected an archive of at most 100 bytes, got more"):
+            files.read_tar_members(path, ("a",))
+        with pytest.raises(ValueError, match=r"expected 30730000 bytes .*, got 30730001 or more"):
+            files.parse_cifar(files.read_bytes(path, 30_730_000), str(path))
+        assert tracemalloc.get_traced_memory()[1] < 80e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("case", DAMAGED_IDX)
@@ -380,6 +425,24 @@ def test_cifar_archive_damaged(alone, small_cifar):
     path.write_bytes(gzip.compress(gzip.decompress(whole)[:1000]))
     with pytest.raises(ValueError, match=f"^{exactly(str(path))}: damaged or truncated tar archive"):
         load()
+    header = gzip.decompress(whole)[:512]
+    for size in (2**40, 2**80, -512, -(2**70)):  # in base 256
+        changed = bytearray(header)
+        changed[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 256**11).to_bytes(11, "big")
+        changed[148:156] = b"        "
+        changed[148:156] = b"%06o\0 " % sum(changed)
+        path.write_bytes(bytes(changed) + bytes(2048))
+        with pytest.raises(ValueError, match=f"^{exactly(str(path))}: damaged or truncated tar archive"):
+            load()
+    for key, value in (("size", "9" * 20), ("GNU.sparse.map", "1,x")):
+        memory = io.BytesIO()
+        with tarfile.open(fileobj=memory, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("data_batch_1.bin")
+            member.size, member.pax_headers = 10, {key: value}
+            archive.addfile(member, io.BytesIO(bytes(10)))
+        path.write_bytes(memory.getvalue())
+        with pytest.raises(ValueError, match=f"^{exactly(str(path))}: damaged or truncated tar archive"):
+            load()
     path.write_bytes(b"no tar archive at all" * 100)
     with pytest.raises(ValueError, match=f"^{exactly(str(path))}: damaged or truncated tar archive"):
         load()

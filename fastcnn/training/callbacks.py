@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastcnn.functional import _checks as check
 from fastcnn.training import checkpoint as _checkpoint
@@ -80,6 +83,15 @@ class _Best:
         self.value = value
         return True
 
+    def load(self, value: object) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            check.fail("best", "a number or None", repr(value), TypeError)
+        self.value = value
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
 
 class EarlyStopping(Callback):
     """Stop when a measure has not become better for a number of epochs.
@@ -149,8 +161,13 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best.value, self.best_epoch = state["best"], state["best_epoch"]
-        self.waited, self._weights = state["waited"], state["weights"]
+        counts = [check.integer(name, state[name], 0) for name in ("best_epoch", "waited")]
+        weights = state["weights"]
+        if weights is not None and not (isinstance(weights, dict) and all(map(_is_array, weights.values()))):
+            check.fail("weights", "arrays by their names, or None", repr(weights), TypeError)
+        self.best.load(state["best"])
+        self.best_epoch, self.waited = counts
+        self._weights = weights
 
 
 class Checkpoint(Callback):
@@ -228,4 +245,4 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.best is not None:
-            self.best.value = state["best"]
+            self.best.load(state["best"])

@@ -286,7 +286,7 @@ def _naming(path: str | os.PathLike[str]):
     """Turn what a wrong content raises into a CheckpointError that names the file."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         message = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{os.fspath(path)}: {message}") from error
 
@@ -368,7 +368,7 @@ def _read(
     try:
         tree = json.loads(metadata[_METADATA])
         written_by, number = tree["version"], tree["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected the metadata of a fastcnn checkpoint, got damaged metadata") from error
     if number != _FORMAT:
         raise CheckpointError(

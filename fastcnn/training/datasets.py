@@ -268,9 +268,10 @@ def load_dataset(
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Every fifth sample of each class is the test set; the order is the file's."""
-    with (resources.files("fastcnn") / "data" / "digits.npz").open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        images, labels = arrays["images"][..., np.newaxis], arrays["labels"]
+    with resources.as_file(resources.files("fastcnn") / "data" / "digits.npz") as path:
+        images, labels = files.read_npz(path, images=(1797, 8, 8), labels=(1797,))
+        files.check_labels(labels, 10, str(path))
+    images = images[..., np.newaxis]
     chosen = np.zeros(len(labels), bool)
     for label in range(10):
         chosen[np.flatnonzero(labels == label)[4::5]] = True
@@ -296,7 +297,7 @@ def _cifar(paths: list[Path], split: str) -> tuple[np.ndarray, np.ndarray]:
         contents = files.read_tar_members(paths[0], names)
     else:
         named = [str(path) for path in paths]
-        contents = [files.read_bytes(path) for path in paths]
+        contents = [files.read_bytes(path, files.CIFAR_RECORDS * files.CIFAR_RECORD) for path in paths]
     images, labels = [], []
     for content, source in zip(contents, named, strict=True):
         batch_images, batch_labels = files.parse_cifar(content, source)

@@ -1,16 +1,20 @@
-"""Readers of data-set files: IDX (MNIST, Fashion-MNIST) and CIFAR-10's binary layout, plain or compressed.
+"""Readers of data-set files: IDX (MNIST, Fashion-MNIST), CIFAR-10's binary layout, plain or compressed, and npz.
 
-A file that is cut short or altered raises a ValueError that names the file and says what is wrong with it.
+A file that is cut short or altered raises a ValueError that names the file and says what is wrong with it. No reader
+takes more memory than the right file needs, or than the file's own header announces and the file holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 
@@ -18,19 +22,53 @@ GZIP_MAGIC = b"\x1f\x8b"
 CIFAR_IMAGE = (3, 32, 32)
 CIFAR_RECORD = 1 + math.prod(CIFAR_IMAGE)
 CIFAR_RECORDS = 10_000
+ARCHIVE_BYTES = 1 << 29  # CIFAR-10's has 184 MB, uncompressed
+CHUNK_BYTES = 1 << 20
 
 
-def read_bytes(path: Path) -> bytes:
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressed where it starts as gzip data does; its name does not matter.
+
+    Raises
+    ------
+    ValueError
+        If, inside the with statement, gzip data turns out to be cut short or damaged.
+    OSError
+        If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        try:
+            yield gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[misc]
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: damaged or truncated gzip data: {error}") from error
+
+
+def read_from(stream: IO[bytes], most: int) -> bytes:
+    """Return the next bytes of a stream, to its end or `most`; memory is taken as they come."""
+    chunks = []
+    while most > 0 and (chunk := stream.read(min(most, CHUNK_BYTES))):
+        chunks.append(chunk)
+        most -= len(chunk)
+    return b"".join(chunks)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
     """Return the bytes of a file, decompressed where they start as gzip data does.
 
     Parameters
     ----------
     path : Path
         The file; its name does not matter.
+    most : int
+        The bytes that the right file has, or may have.
 
     Returns
     -------
     bytes
+        `most` + 1 of them where there are more.
 
     Raises
     ------
@@ -39,13 +77,8 @@ def read_bytes(path: Path) -> bytes:
     OSError
         If the file cannot be read.
     """
-    data = path.read_bytes()
-    if not data.startswith(GZIP_MAGIC):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated gzip data: {error}") from error
+    with opened(path) as stream:
+        return read_from(stream, most + 1)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -72,20 +105,25 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     ----------
     Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits", section "File formats" (1998).
     """
-    data = read_bytes(path)
     magic, header = bytes([0, 0, 8, ndim]), 4 + 4 * ndim
-    if data[:4] != magic:
-        raise ValueError(
-            f"{path}: not an IDX file of {ndim}-D unsigned bytes: expected it to start with 0x{magic.hex()}, "
-            f"got {f'0x{data[:4].hex()}' if data else 'an empty file'}"
-        )
-    if len(data) < header:
-        raise ValueError(f"{path}: truncated IDX header: expected {header} bytes, got {len(data)}")
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", ndim, offset=4))
-    expected = header + math.prod(shape)
+    with opened(path) as stream:
+        data = read_from(stream, header)
+        if data[:4] != magic:
+            raise ValueError(
+                f"{path}: not an IDX file of {ndim}-D unsigned bytes: expected it to start with 0x{magic.hex()}, "
+                f"got {f'0x{data[:4].hex()}' if data else 'an empty file'}"
+            )
+        if len(data) < header:
+            raise ValueError(f"{path}: truncated IDX header: expected {header} bytes, got {len(data)}")
+        shape = tuple(int(size) for size in np.frombuffer(data, ">u4", ndim, offset=4))
+        expected = math.prod(shape)
+        data = read_from(stream, expected + 1)
     if len(data) != expected:
-        raise ValueError(f"{path}: expected {expected} bytes for shape {shape}, got {len(data)}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+        more = " or more" if len(data) > expected else ""
+        raise ValueError(
+            f"{path}: expected {header + expected} bytes for shape {shape}, got {header + len(data)}{more}"
+        )
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def parse_cifar(data: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,10 +150,11 @@ def parse_cifar(data: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
     ----------
     A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", technical report (2009).
     """
-    if len(data) != CIFAR_RECORDS * CIFAR_RECORD:
+    expected = CIFAR_RECORDS * CIFAR_RECORD
+    if len(data) != expected:
+        more = " or more" if len(data) > expected else ""
         raise ValueError(
-            f"{source}: expected {CIFAR_RECORDS * CIFAR_RECORD} bytes "
-            f"({CIFAR_RECORDS} records of {CIFAR_RECORD}), got {len(data)}"
+            f"{source}: expected {expected} bytes ({CIFAR_RECORDS} records of {CIFAR_RECORD}), got {len(data)}{more}"
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     images = records[:, 1:].reshape(-1, *CIFAR_IMAGE).transpose(0, 2, 3, 1)
@@ -143,19 +182,57 @@ def read_tar_members(path: Path, names: tuple[str, ...]) -> list[bytes]:
         If the archive is damaged, or lacks one of the files.
     """
     found: dict[str, bytes] = {}
-    data = io.BytesIO(read_bytes(path))  # whole, so that gzip compares its check sum
+    data = read_bytes(path, ARCHIVE_BYTES)  # whole, so that gzip compares its check sum
+    if len(data) > ARCHIVE_BYTES:
+        raise ValueError(f"{path}: expected an archive of at most {ARCHIVE_BYTES} bytes, got more")
     try:
-        with tarfile.open(fileobj=data, mode="r:") as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
+                if not 0 <= member.size <= len(data):  # tarfile goes back in a file by a negative size, for ever
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
                 name = PurePosixPath(member.name).name
                 if member.isfile() and name in names:
                     found[name] = archive.extractfile(member).read()
-    except tarfile.TarError as error:
+    except Exception as error:  # beside its own errors, tarfile's are those of int(), seek(), slices, ...
         raise ValueError(f"{path}: damaged or truncated tar archive: {error}") from error
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{path}: the archive lacks {', '.join(missing)}")
     return [found[name] for name in names]
+
+
+def read_npz(path: Path, **shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Read arrays of uint8 out of an npz file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    **shapes : tuple of int
+        The arrays' names and shapes.
+
+    Returns
+    -------
+    list of ndarray
+        In the order of `shapes`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, lacks an array, or has one of another type or shape.
+    OSError
+        If the file cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        with np.errstate(all="ignore"), np.load(content, allow_pickle=False) as archive:
+            arrays = [np.asarray(archive[name]) for name in shapes]  # a member that is no array is read as bytes
+    except Exception as error:  # zipfile's, zlib's and NumPy's errors are of a dozen types
+        raise ValueError(f"{path}: damaged or truncated npz file: {error}") from error
+    for array, (name, shape) in zip(arrays, shapes.items(), strict=True):
+        if array.dtype != np.uint8 or array.shape != shape:
+            raise ValueError(f"{path}: {name}: expected uint8 of shape {shape}, got {array.dtype} of {array.shape}")
+    return arrays
 
 
 def check_labels(labels: np.ndarray, classes: int, source: str) -> None:

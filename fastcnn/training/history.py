@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from fastcnn._numbers import number
 from fastcnn.functional import _checks as check
 from fastcnn.training._extras import require
 
@@ -253,13 +255,22 @@ class TrainingState:
 
         Raises
         ------
-        ValueError
-            The settings are others than this object's.
+        TypeError, ValueError
+            The settings are others than this object's, or an entry is not of its kind. Nothing is then changed.
         """
         for name in {**state["settings"], **self.settings}:
             saved, own = state["settings"].get(name), self.settings.get(name)
             if saved != own:
                 check.fail(name, f"{saved!r}, as the run was started with", repr(own))
         meter, history = Meter(**state["meter"]), History([dict(row) for row in state["history"]])
-        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.seconds, self.meter, self.history = state["seconds"], meter, history
+        counts = [check.integer(name, state[name], 0) for name in ("epoch", "batch", "step")]
+        seconds = number("seconds", state["seconds"], 0)
+        for name in ("images", "counted", "correct"):
+            check.integer(name, getattr(meter, name), 0)
+        for name, value in [("loss_sum", meter.loss_sum), *(item for row in history for item in row.items())]:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                check.fail(name, "a number", repr(value), TypeError)
+        for i, row in enumerate(history):
+            check.integer("epoch", row.get("epoch", i + 1), 1)  # printed as one
+        self.epoch, self.batch, self.step = counts
+        self.seconds, self.meter, self.history = seconds, meter, history
