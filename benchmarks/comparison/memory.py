@@ -1,61 +1,42 @@
-"""Peak memory, each side in a process of its own: a convolution's two passes, and a training step."""
+"""Peak memory, each side in a process of its own: a convolution's two passes, and a training step. Linux only."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
-from comparison import peer
-from comparison.convolutions import SUITE, Layer
-from comparison.isolated import isolated, peak_of
-from comparison.report import NAME, Column, Report, factor, megabytes
-from fastcnn import functional
-from fastcnn.benchmark import channels_last
+from comparison import sides
+from comparison.problems import ORDERS, SUITE, Setting
+from comparison.report import NAME, Column, Report, Table, factor, megabytes
+from comparison.sides import MODULES, OURS, THEIRS
 
-SIDES = ("fastcnn",) if peer.torch is None else ("fastcnn", "contiguous", "channels-last")
+SETTINGS = [Setting(optimizer="fused"), Setting("channels-last", "channels-last", optimizer="fused")]
 COLUMNS = (
     NAME,
     Column("contiguous", "torch MB", 9, megabytes),
     Column("channels-last", "CL MB", 9, megabytes),
-    Column("fastcnn", "fastcnn MB", 10, megabytes),
+    Column("fastcnn NCHW", "fastcnn MB", 10, megabytes),
+    Column("fastcnn channels-last", "CL MB", 9, megabytes),
     Column("share", "fastcnn/torch", 13, factor),
 )
 
 
-def _convolution(layer: Layer, side: str, threads: int) -> int:
-    """Peak of a forward pass and both gradients, with their results, over input, weight and output gradient."""
-    peer.set_threads(threads)
-    x, weight, grad = layer.arrays()
-    geometry = layer.s, layer.p, 1, layer.g
-    if side == "fastcnn":
-        x, grad = channels_last(x), channels_last(grad)
-        forward = getattr(functional, f"conv{layer.dims}d")
-        backward = getattr(functional, f"conv{layer.dims}d_backward")
-        return peak_of(
-            lambda: (
-                forward(x, weight, None, *geometry),
-                backward(grad, x, weight, *geometry, needs=(True, True, False)),
-            )
-        )
-    import torch
-
-    x, weight, grad = (peer.tensor(array, side == "channels-last") for array in (x, weight, grad))
-    x.requires_grad_()
-    weight.requires_grad_()
-    function = getattr(torch.nn.functional, f"conv{layer.dims}d")
-
-    def run() -> Any:
-        output = function(x, weight, None, *geometry)
-        return output, torch.autograd.grad(output, (x, weight), grad)
-
-    return peak_of(run)
+def _peak(process: str, target: str, arguments: Sequence[Any], options: argparse.Namespace) -> int:
+    with sides.worker(process, options) as worker:
+        return worker.call(f"{MODULES[process]}:{target}", *arguments)
 
 
-def add_row(table: Any, name: str, function: Any, argument: Any, threads: int) -> None:
-    """Measure a function of (argument, side, threads) in a new process for each side."""
-    row = {side: isolated(function, argument, side, threads) for side in SIDES}
-    peers = [row[side] for side in SIDES if side != "fastcnn"]
-    table.add(name=name, **row, share=row["fastcnn"] / min(peers) if peers else None)
+def add_rows(table: Table, rows: Sequence[tuple[str, Sequence[Any]]], target: str, options: argparse.Namespace) -> None:
+    """Measure a function of each row's arguments and a memory order, or a setting, in a new process for each."""
+    for name, arguments in rows:
+        with table.row(name) as add:
+            row = {f"{OURS} {order}": _peak(OURS, target, (*arguments, order), options) for order in ORDERS}
+            ours = min(row.values())
+            if sides.has_torch():
+                theirs = {found.order: _peak(THEIRS, target, (*arguments, found), options) for found in SETTINGS}
+                row |= theirs | {"share": ours / min(theirs.values())}
+            add(**row)
 
 
 def run(options: argparse.Namespace, report: Report) -> None:
@@ -65,5 +46,4 @@ def run(options: argparse.Namespace, report: Report) -> None:
         layers = [max(SUITE, key=lambda layer: layer.bytes)]
     title = "Forward and backward pass of a convolution: peak memory over that of input, weight and output gradient"
     table = report.table(title, COLUMNS, [layer.name for layer in layers])
-    for layer in layers:
-        add_row(table, layer.name, _convolution, layer, options.threads)
+    add_rows(table, [(layer.name, (layer,)) for layer in layers], "memory_of_convolution", options)

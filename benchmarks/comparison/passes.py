@@ -11,9 +11,11 @@ from unittest import mock
 
 import numpy as np
 
-from comparison.report import NAME, Column, Report, factor, percent
+from comparison import sides
+from comparison.problems import classes, normal, ordered
+from comparison.report import NAME, Column, Report, duration, factor, percent
+from comparison.sides import OURS
 from fastcnn import functional, models, optim
-from fastcnn.benchmark import channels_last, duration
 from fastcnn.training import Trainer
 
 BATCH, STEPS = 128, 20
@@ -127,40 +129,40 @@ def _recorded(found: dict[str, list]) -> Iterator[None]:
         yield
 
 
-def run(options: argparse.Namespace, report: Report) -> None:
-    """Print the table."""
+def measure(batch: int, steps: int) -> tuple[float, list[dict[str, Any]]]:
+    """Return the time of a step, at the lower quartile of so many, and the table's rows."""
     model = models.resnet20(rng=np.random.default_rng(0))
     trainer = Trainer(model, optim.SGD(model.parameters(), 0.01, 0.9))
-    rng = np.random.default_rng(1)
-    inputs, targets = channels_last(rng.standard_normal((BATCH, 3, 32, 32), np.float32)), rng.integers(0, 10, BATCH)
+    inputs, targets = ordered(normal(batch, 3, 32, 32), "channels-last"), classes(batch)
     for _ in range(3):
         trainer.step(inputs, targets)
-    steps: list[tuple[float, dict[str, list]]] = []
-    for _ in range(STEPS):
+    timed: list[tuple[float, dict[str, list]]] = []
+    for _ in range(steps):
         found: dict[str, list] = {}
         with _recorded(found):
             start = time.perf_counter()
             trainer.step(inputs, targets)
-            steps.append((time.perf_counter() - start, found))
-    whole, found = sorted(steps, key=lambda step: step[0])[STEPS // 4]
-    title = f"A ResNet-20 step of batch {BATCH}, {duration(whole)}: the lower quartile of {STEPS}"
-    names = [heading for heading, _ in KINDS.values()]
-    table = report.table(title, COLUMNS, [*names, "all else", "sum"])
-    total = np.zeros(4)
+            timed.append((time.perf_counter() - start, found))
+    whole, found = sorted(timed, key=lambda step: step[0])[steps // 4]
+    rows, total = [], np.zeros(4)
     for name, (heading, _) in KINDS.items():
         calls = np.array(found[name])
-        seconds, moved, least, flops = calls.sum(axis=0)
+        seconds, moved, least, flops = map(float, calls.sum(axis=0))
         total += seconds, moved, least, flops
-        table.add(
-            name=heading,
-            calls=len(calls),
-            seconds=seconds,
-            share=seconds / whole,
-            moved=moved,
-            least=least,
-            rate=moved / seconds / 1e9,
-            flops=flops or None,
-            speed=flops / seconds if flops else None,
-        )
-    table.add(name="all else", seconds=whole - total[0], share=1 - total[0] / whole)
-    table.add(name="sum", seconds=whole, share=1.0, moved=total[1], least=total[2], flops=total[3])
+        row = {"name": heading, "calls": len(calls), "seconds": seconds, "share": seconds / whole}
+        row |= {"moved": moved, "least": least, "rate": moved / seconds / 1e9}
+        rows.append(row | ({"flops": flops, "speed": flops / seconds} if flops else {}))
+    seconds, moved, least, flops = map(float, total)
+    rows.append({"name": "all else", "seconds": whole - seconds, "share": 1 - seconds / whole})
+    rows.append({"name": "sum", "seconds": whole, "share": 1.0, "moved": moved, "least": least, "flops": flops})
+    return whole, rows
+
+
+def run(options: argparse.Namespace, report: Report) -> None:
+    """Print the table."""
+    with sides.worker(OURS, options) as worker:
+        whole, rows = worker.call("comparison.passes:measure", BATCH, STEPS)
+    title = f"A ResNet-20 step of batch {BATCH}, {duration(whole)}: the lower quartile of {STEPS}"
+    table = report.table(title, COLUMNS, [row["name"] for row in rows])
+    for row in rows:
+        table.add(**row)

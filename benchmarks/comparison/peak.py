@@ -39,7 +39,6 @@ float multiply_add(long steps, double *flops) {
 """
 STEPS = 1_000_000
 REPEATS = 20
-FEW_REPEATS = 5
 
 
 class Peak:
@@ -52,21 +51,12 @@ class Peak:
         if self._function is None:
             self.how = "products of 2048x2048 matrices by NumPy, as there is no C compiler"
 
-    def rate(self, threads: int, repeats: int = REPEATS) -> float:
+    def rate(self, threads: int) -> float:
         """Return flops a second with that many threads, the best of several attempts."""
         if self._function is None:
-            return _products(repeats)
+            return _products()
         with ThreadPoolExecutor(threads) as pool:
-            return max(sum(pool.map(self._attempt, range(threads))) for _ in range(repeats))
-
-    def cores(self, threads: int) -> float | None:
-        """Return what that many threads do at the moment as a multiple of what one does; None without a compiler.
-
-        Two virtual processors may be one core's, or have to share it with other guests of the host, for a while.
-        """
-        if self._function is None:
-            return None
-        return self.rate(threads, FEW_REPEATS) / self.rate(1, FEW_REPEATS)
+            return max(sum(pool.map(self._attempt, range(threads))) for _ in range(REPEATS))
 
     def _attempt(self, _: int) -> float:
         flops = ctypes.c_double()
@@ -85,10 +75,10 @@ def _compiled(compiler: str) -> Any:
     return function
 
 
-def _products(repeats: int) -> float:
+def _products() -> float:
     a, b = np.random.default_rng(0).standard_normal((2, 2048, 2048), np.float32)
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         start = time.perf_counter()
         a @ b
         times.append(time.perf_counter() - start)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from fastcnn.benchmark import Timing, duration
+from fastcnn.benchmark.cases import ComparisonError
+from fastcnn.benchmark.report import duration, machine_state, processor
+from fastcnn.benchmark.worker import WorkerError
 
 
 class Column(NamedTuple):
@@ -36,15 +41,38 @@ def megabytes(value: float) -> str:
     return f"{value / 1e6:.1f}"
 
 
+def interval(ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{low:.3f} to {high:.3f}"
+
+
+def cores(found: Mapping[str, float]) -> str:
+    """The cores that each side's threads had."""
+    return " ".join(f"{value:.1f}" for value in found.values())
+
+
+def times(value: float) -> str:
+    """How many times as much."""
+    return f"{value:.1f}"
+
+
 NAME = Column("name", "", 0)
-TIMES = (
-    Column("contiguous", "torch", 9, duration),
-    Column("channels-last", "torch CL", 9, duration),
+# The machine's state beside a row.
+STATE = (
+    Column("rounds", "rounds", 6),
+    Column("cores", "cores", 9, cores),
+    Column("pair", "pair", 4, times),
+    Column("load", "load", 5, times),
 )
-OURS = (
+# What a row of a comparison with PyTorch has.
+COMPARED = (
+    Column("precision", "precision", 9),
+    Column("torch", "torch", 9, duration),
     Column("fastcnn", "fastcnn", 9, duration),
     Column("ratio", "ratio", 6, factor),
-    Column("spread", "+-", 5, percent),
+    Column("interval", "95% interval", 14, interval),
+    *STATE,
+    Column("best", "torch's fastest setting", -36),
 )
 
 
@@ -55,6 +83,7 @@ class Table:
         width = max(map(len, names))
         self.columns = [c._replace(width=-width) if c is NAME else c for c in columns]
         self.rows: list[dict[str, Any]] = []
+        self.failed: list[dict[str, Any]] = []
         print(f"\n{title}\n" + self._line([c.heading for c in self.columns]), flush=True)
 
     def add(self, **row: Any) -> None:
@@ -63,6 +92,15 @@ class Table:
         values = ((c, row.get(c.key)) for c in self.columns)
         print(self._line(["-" if value is None else c.text(value) for c, value in values]), flush=True)
 
+    @contextmanager
+    def row(self, name: str, **fixed: Any) -> Iterator[Callable[..., None]]:
+        """Yield what adds the row; one whose sides differ, or whose process died, is printed and kept as failed."""
+        try:
+            yield lambda **row: self.add(name=name, **fixed, **row)
+        except (ComparisonError, WorkerError) as error:
+            self.failed.append({"name": name, **fixed, "error": str(error)})
+            print(f"{name}: FAILED: {error}", flush=True)
+
     def _line(self, texts: Sequence[str]) -> str:
         # A negative width is that of a text, which stands on the left.
         return "  ".join(
@@ -70,38 +108,47 @@ class Table:
         )
 
     def sum_up(self, key: str = "ratio") -> None:
-        """Print the geometric mean and the least of a column."""
+        """Print the geometric mean and both ends of a column."""
         values = {row["name"]: row[key] for row in self.rows if row.get(key) is not None}
         if values:
-            least = min(values, key=values.__getitem__)
-            mean = np.exp(np.mean(np.log(list(values.values()))))
-            print(f"geometric mean of {len(values)} ratios: {mean:.2f}; least: {values[least]:.2f} ({least})")
+            ratios = [row[key] for row in self.rows if row.get(key) is not None]
+            least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+            mean = np.exp(np.mean(np.log(ratios)))
+            ends = f"least: {values[least]:.2f} ({least}); largest: {values[most]:.2f} ({most})"
+            print(f"geometric mean of {len(ratios)} ratios: {mean:.3f}; {ends}")
 
 
 class Report:
     """Everything that one run prints and saves."""
 
-    def __init__(self, command: str, header: dict[str, str]) -> None:
+    def __init__(self, command: str, arguments: Sequence[str]) -> None:
         self.command = command
         self.header: dict[str, str] = {}
         self.tables: dict[str, Table] = {}
-        for name, value in header.items():
-            self.add_header(name, value)
+        self.add_header("command", shlex.join([f"{command}.py", *arguments]))
+        self.add_header("processor", processor())
+        self.add_header("load average", machine_state())
 
     def add_header(self, name: str, value: str) -> None:
         """Print, and keep, something that the figures depend on."""
         self.header[name] = value
-        print(f"{name:26}  {value}")
+        print(f"{name:34}  {value}")
 
     def table(self, title: str, columns: Sequence[Column], names: Sequence[str]) -> Table:
         """Begin a table whose rows will have the given names."""
         self.tables[title] = Table(title, columns, names)
         return self.tables[title]
 
-    def save_json(self, path: str) -> None:
-        tables = {title: table.rows for title, table in self.tables.items()}
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"command": self.command, "header": self.header, "tables": tables}, file, indent=1)
+    def status(self) -> int:
+        """Print how many rows failed; return the command's exit status."""
+        count = sum(len(table.failed) for table in self.tables.values())
+        if count:
+            print(f"{count} row{'s' * (count > 1)} FAILED", file=sys.stderr)
+        return 1 if count else 0
+
+    def save_json(self, file: TextIO) -> None:
+        tables = {title: {"rows": table.rows, "failed": table.failed} for title, table in self.tables.items()}
+        json.dump({"command": self.command, "header": self.header, "tables": tables}, file, indent=1)
 
     def save_chart(self, path: str) -> None:
         """Draw the ratios of all rows as bars."""
@@ -121,21 +168,6 @@ class Report:
         axes.invert_yaxis()
         axes.margins(x=0.1, y=0.01)
         axes.set_xlabel("PyTorch's time / fastcnn's")
-        axes.set_title(
-            f"{self.command}: {self.header['processor']}, {self.header['threads']} threads, "
-            f"{self.header['instruction set']}",
-            fontsize=9,
-        )
+        axes.set_title(f"{self.command}: {self.header['processor']}", fontsize=9)
         figure.savefig(path, dpi=150)
         pyplot.close(figure)
-
-
-def timing_row(timing: Timing, peers: Sequence[str]) -> dict[str, Any]:
-    """The figures of one timing: medians, and the ratio of the fastest of `peers` to fastcnn with its spread."""
-    row: dict[str, Any] = {side: timing.median(side) for side in timing.seconds}
-    row["rounds"] = timing.rounds
-    if peers:
-        best = timing.fastest(peers)
-        low, ratio, high = timing.ratios(best, "fastcnn")
-        row |= {"best": best, "ratio": ratio, "spread": (high - low) / 2 / ratio}
-    return row
