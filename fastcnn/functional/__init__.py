@@ -2,8 +2,8 @@
 
 Names, argument order, defaults and meanings are `torch.nn.functional`'s. Arrays are float32 or float64, shapes NCHW;
 memory may be C-contiguous or channels-last (an NHWC array seen through `transpose(0, 3, 1, 2)`), and the output keeps
-the order of the input. Wrong arguments raise TypeError or ValueError, too little memory MemoryError; nothing passed in is
-changed by a failed call.
+the order of the input. Wrong arguments raise TypeError or ValueError, too little memory MemoryError; nothing passed in
+is changed by a failed call.
 
 Where an array is asked for, any object will do that shares its memory by the array interface, the buffer protocol or,
 on the CPU, DLPack: tensors of other libraries. What is returned is NumPy's. A subclass of ndarray (a matrix, a memmap)

@@ -8,9 +8,9 @@ cdef extern from "fastcnn/kernels.h" nogil:
         BACKWARD_DATA "FASTCNN_BACKWARD_DATA"
         BACKWARD_WEIGHT "FASTCNN_BACKWARD_WEIGHT"
 
-# Arguments are trusted: check_conv in geometry.pxd says whether they are right. `scratch` has the bytes that conv_scratch
-# returns for the same number of threads, at any alignment; -1 means that check_conv objects. `threads` is the most that
-# a call may use, and 1 inside a parallel region of the caller's; below 1 it counts as 1.
+# Arguments are trusted: check_conv in geometry.pxd says whether they are right. `scratch` has the bytes that
+# conv_scratch returns for the same number of threads, at any alignment; -1 means that check_conv objects. `threads` is
+# the most that a call may use, and 1 inside a parallel region of the caller's; below 1 it counts as 1.
 cdef Py_ssize_t conv_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,
                              Py_ssize_t itemsize) noexcept nogil
 cdef Py_ssize_t pass_scratch(Pass which, const Window* g, Py_ssize_t outputs, Py_ssize_t groups, int threads,

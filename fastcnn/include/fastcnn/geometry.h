@@ -85,6 +85,8 @@ static inline const char *fastcnn_check_conv(const fastcnn_window *g, ptrdiff_t 
     double taps;
     if (!wrong) wrong = fastcnn_check_steps(g);
     if (wrong) return wrong;
+    if (g->algorithm < FASTCNN_DEFAULT || g->algorithm > FASTCNN_DIRECT)
+        return "algorithm: expected FASTCNN_DEFAULT, FASTCNN_AUTO or FASTCNN_DIRECT";
     if (groups < 1) return "groups: expected at least 1";
     if (outputs < 1) return "outputs: expected at least 1";
     if (g->c % groups || outputs % groups) return "groups: expected a divisor of c and of outputs";
