@@ -117,7 +117,7 @@ class Preprocessing:
         ValueError
             If the shape or an integer is none that the training inputs could have had.
         """
-        array = np.asarray(inputs)
+        array = check.array_like("inputs", inputs)
         kind = array.dtype.kind
         if self.input_type == "uint8":
             if kind not in "iu":

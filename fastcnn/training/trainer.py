@@ -436,7 +436,7 @@ class Trainer:
             inputs = inputs.images.transpose(0, 3, 1, 2)
         elif isinstance(inputs, tuple | dict | str | None):
             check.fail("inputs", "an array, an ImageDataset or a DataLoader", type(inputs).__name__, TypeError)
-        inputs = np.asarray(inputs) if prepare is None else prepare.raw(inputs)
+        inputs = check.array_like("inputs", inputs) if prepare is None else prepare.raw(inputs)
         return _pieces(inputs, *targets, batch_size=batch_size, prepare=prepare)
 
     def _batches(self, data: Any) -> Batches:
