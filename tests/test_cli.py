@@ -340,8 +340,10 @@ def test_what_is_trained_and_shown(reached):
         assert [p.shape for p in trainer.model.parameters()] == [p.shape for p in expected.parameters()]
     _, train, epochs, options = reached("--epochs", 7, "--batch-size", 50, "--seed", 3)
     assert (epochs, train.batch_size, train.seed, train.shuffle) == (7, 50, 3, True)
-    assert len(train.dataset) == 1442 and len(options["validation"]) == 355
-    assert options["progress"] is True and options["resume"] is None
+    assert len(train.dataset) == 1442
+    assert len(options["validation"]) == 355
+    assert options["progress"] is True
+    assert options["resume"] is None
     assert reached("--no-progress")[3]["progress"] is reached("--quiet")[3]["progress"] is False
 
 
@@ -371,7 +373,8 @@ def test_threads_of_the_commands(reached, monkeypatch):
     seen = []
     monkeypatch.setattr(cli.benchmark, "report", lambda cases, seconds, threads: seen.append((seconds, threads)) or [])
     assert run("bench", "--threads", 1, "--seconds", 0.25) == 0
-    assert seen == [(0.25, 1)] and fastcnn.get_num_threads() == 1
+    assert seen == [(0.25, 1)]
+    assert fastcnn.get_num_threads() == 1
 
 
 def test_the_output_folder(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Inference writes nothing shared: many threads predict at once, beside training too, and nothing of a model changes."""
+"""Inference writes nothing shared: many threads predict at once, beside training too; nothing of a model changes."""
 
 import sys
 import threading
@@ -186,7 +186,8 @@ def test_training_beside_predictions_has_the_same_bits():
                 made.append(np.isfinite(trainer.predict(images)).all())
 
         together(work, 3 if beside else 1)
-        assert all(made) and (len(made) > 10) is beside
+        assert all(made)
+        assert (len(made) > 10) is beside
         return model.state_dict(), fastcnn.random.get_state()
 
     alone, beside = train(False), train(True)
@@ -214,7 +215,9 @@ def test_training_one_model_beside_predictions_of_another():
 def test_the_mode_within_inference():
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3))
     with inference():
-        assert not model.training and not model[0].training and not nn.is_grad_enabled()
+        assert not model.training
+        assert not model[0].training
+        assert not nn.is_grad_enabled()
         with nn.no_grad():  # which a user's forward may enter
             assert not model.training
         assert not model.training
@@ -226,9 +229,11 @@ def test_the_mode_within_inference():
         worker.start()
         worker.join()
         assert seen == [True]  # another thread is not in it
-    assert model.training and nn.is_grad_enabled()
+    assert model.training
+    assert nn.is_grad_enabled()
     model.training = False
-    assert not model.training and vars(model)["training"] is False
+    assert not model.training
+    assert vars(model)["training"] is False
 
 
 def test_a_layer_in_evaluation_mode_stays_so_in_training():
@@ -239,7 +244,8 @@ def test_a_layer_in_evaluation_mode_stays_so_in_training():
     trainer.predict(normal((8, 3)))
     trainer.step(normal((8, 3)), np.zeros(8, int))
     np.testing.assert_array_equal(model[1].running_mean, before)
-    assert model.training and not model[1].training
+    assert model.training
+    assert not model[1].training
 
 
 def test_predict_keeps_what_is_saved_for_backward():

@@ -171,7 +171,8 @@ def test_floats_that_the_loader_normalises(dtype):
         trainer = Trainer(model, optim.SGD(model.parameters(), 0.01))
         loader = DataLoader((x, y), 40, mean=(5, 4, 6), std=(3, 2, 1), dtype=dtype)
         trainer.fit(loader, 1, progress=False)
-        assert model.preprocessing.input_type == "float" and model.preprocessing.class_names is None
+        assert model.preprocessing.input_type == "float"
+        assert model.preprocessing.class_names is None
         expected = model(next(loader.epoch(0))[0])
         np.testing.assert_array_equal(trainer.predict(x), expected)
         np.testing.assert_array_equal(trainer.predict(x.astype(np.float64)), expected)
@@ -187,7 +188,8 @@ def test_arrays_normalised_by_hand_pass_unchanged():
     model = nn.Sequential(nn.Linear(3, 2))
     trainer = Trainer(model, optim.SGD(model.parameters(), 0.1))
     trainer.fit(DataLoader((x, y), 8), 1, progress=False)
-    assert model.preprocessing.is_identity and model.preprocessing(x) is x
+    assert model.preprocessing.is_identity
+    assert model.preprocessing(x) is x
     np.testing.assert_array_equal(trainer.predict(x), model(x))
     np.testing.assert_array_equal(trainer.predict(np.array([[1, 0, 2]])), model(np.array([[1, 0, 2]], np.float32)))
 
@@ -260,7 +262,8 @@ def test_an_attribute_of_the_users_own_is_left_alone(tmp_path):
     model = Named(nn.Flatten(), nn.Linear(64, 10))
     trainer = Trainer(model, optim.SGD(model.parameters(), 0.1))
     trainer.fit(DataLoader(load_dataset("digits"), 721), 1, progress=False, checkpoint=tmp_path / "run.safetensors")
-    assert model.preprocessing == "mine" and "preprocessing" not in read_checkpoint(tmp_path / "run.safetensors")
+    assert model.preprocessing == "mine"
+    assert "preprocessing" not in read_checkpoint(tmp_path / "run.safetensors")
     assert trainer.predict(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
 
 
@@ -338,11 +341,11 @@ def test_old_and_damaged_checkpoints(trained, tmp_path):
     ):
         edited(path, other, change)
         before = model.state_dict()
-        with pytest.raises(CheckpointError, match="other.safetensors: "):
+        with pytest.raises(CheckpointError, match=r"other\.safetensors: "):
             load_weights(model, other)
         assert all(np.array_equal(value, before[name]) for name, value in model.state_dict().items())
     safetensors.save_file(model.state_dict(), other, {"fastcnn.preprocessing": "{"})
-    with pytest.raises(CheckpointError, match="other.safetensors: "):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: "):
         load_weights(model, other)
 
 

@@ -1,4 +1,4 @@
-"""Layers, parameters and methods that are replaced: what runs is what is there now, whatever ran before, as in torch."""
+"""Layers, parameters and methods that are replaced: what runs is what is there now, whatever ran before."""
 
 import copy
 
@@ -143,9 +143,11 @@ def test_names_after_a_change():
     named.append(nn.ReLU()).insert(0, nn.SiLU())
     assert [name for name, _ in named.named_children()] == ["3", "a", "b", "2"]
     del named.a
-    assert not hasattr(named, "a") and "a" not in dict(named.named_children())
+    assert not hasattr(named, "a")
+    assert "a" not in dict(named.named_children())
     part = stack()[1:3]
-    assert isinstance(part, nn.Sequential) and [name for name, _ in part.named_children()] == ["1", "2"]
+    assert isinstance(part, nn.Sequential)
+    assert [name for name, _ in part.named_children()] == ["1", "2"]
     assert nn.Sequential({"a": nn.ReLU()}).__dict__.keys() == stack().__dict__.keys()
 
 
@@ -328,13 +330,15 @@ def test_the_input_gradient_flag_follows_the_first_layer(whole):
         model.requires_input_grad(False)
     old = model[0]
     model.insert(0, nn.Conv2d(3, 3, 1))
-    assert old.needs_input_grad and model[0].needs_input_grad is not whole
+    assert old.needs_input_grad
+    assert model[0].needs_input_grad is not whole
     trainer.step(x, target)
     assert (model.backward(model(x)) is None) is whole
     block = models.BasicBlock(4, 4).requires_input_grad(False)
     block.conv1, block.conv2 = nn.Conv2d(4, 4, 3, padding=1), block.conv1
     y = block(normal((2, 4, 6, 6)))
-    assert block.backward(y) is None and block.conv1.weight.grad.any()
+    assert block.backward(y) is None
+    assert block.conv1.weight.grad.any()
 
 
 def test_a_trainer_sees_replaced_layers(tmp_path):
@@ -376,7 +380,8 @@ def test_a_plan_counts_the_new_layers():
     model[0], model[3] = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
     model[4] = nn.BatchNorm2d(8)
     second = model.plan((4, 3, 8, 8))
-    assert second.parameters > first.parameters and second.activations > first.activations
+    assert second.parameters > first.parameters
+    assert second.activations > first.activations
     assert second == stack_like(model).plan((4, 3, 8, 8))
 
 

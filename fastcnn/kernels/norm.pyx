@@ -381,10 +381,10 @@ cdef Py_ssize_t batch_norm_overflow_ptr(const double* statistics, Py_ssize_t cou
     """
     cdef Py_ssize_t i
     cdef floating moved = 0
+    cdef double factor = 1 if running_var == NULL else count / <double>(count - 1)
     for i in range(c):
         if running_var != NULL:
-            moved = <floating>((1 - momentum) * running_var[i] + momentum * (count / <double>(count - 1)
-                                                                            * statistics[c + i]))
+            moved = <floating>((1 - momentum) * running_var[i] + momentum * (factor * statistics[c + i]))
         if isfinite(statistics[i]) and (isinf(moved) or not isfinite(statistics[c + i])):
             return i
     return c
