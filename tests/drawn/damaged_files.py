@@ -421,6 +421,7 @@ def run(kind, seed):
         "conv": nn.Conv2d(1, 2, 2), "norm": nn.BatchNorm2d(2), "flat": nn.Flatten(), "drop": nn.Dropout(0.1),
         "fc": nn.Linear(2, 2),
     })  # fmt: skip
+    model.preprocessing = nn.Preprocessing((1, 2, 2), mean=seed / 100, std=0.25, class_names=("cat", "dog"))
     if kind == 2:
         model.drop = nn.Dropout(0.1, rng=np.random.default_rng(seed))
     if kind == 0:
@@ -452,7 +453,7 @@ def plain(value):
 
 def everything(trainer, state, callbacks):
     parts = [trainer.model, trainer.optimizer, trainer.schedule, state, trainer.generators, *callbacks]
-    return [plain(part.state_dict()) for part in parts if part is not None]
+    return [repr(trainer.model.preprocessing), *(plain(part.state_dict()) for part in parts if part is not None)]
 
 
 def nested(rng, text):
@@ -558,11 +559,11 @@ def load_model(rng, folder):
     path.unlink()
     put(path, data)
     model = run(0, 9)[0].model
-    before = plain(model.state_dict())
+    before = repr(model.preprocessing), plain(model.state_dict())
     try:
         load_weights(model, path)
     except Exception as error:
-        if plain(model.state_dict()) != before:
+        if (repr(model.preprocessing), plain(model.state_dict())) != before:
             raise Wrong("a failed load changed the model") from error
         return refused(error, path, (CheckpointError,))
     want = {name: array.tobytes() for name, array in raw_tensors(data).items()}
@@ -570,6 +571,7 @@ def load_model(rng, folder):
         # By the name of the checkpoint's metadata, an entry may stand for another tensor, or be a number itself.
         if array.tobytes() not in want.values() and (not prefix or array.size > 1):
             raise Wrong(f"{name} is not in the file")
+    check_preprocessing(model)
     return "read"
 
 
@@ -600,6 +602,15 @@ def load_run(rng, folder):
     return "read"
 
 
+def check_preprocessing(model):
+    known = model.preprocessing
+    shape = 1, known.input_shape[0], *(1 for _ in known.input_shape[1:])  # only the channels have to be those
+    with np.errstate(all="ignore"):
+        known(np.zeros(shape, np.uint8 if known.input_type == "uint8" else known.dtype))
+    if not np.isfinite([*known.mean, *known.std, known.scale]).all():
+        raise Wrong(f"preprocessing is {known}")
+
+
 def check_run(trainer, state, callbacks):
     """Check that what was loaded can go on: counts are counts, rates are rates, and a step and an epoch's end work."""
     for name, value in (("epoch", state.epoch), ("batch", state.batch), ("step", state.step),
@@ -616,6 +627,7 @@ def check_run(trainer, state, callbacks):
         if not (np.isfinite(group["lr"]) and group["lr"] >= 0):
             raise Wrong(f"lr is {group['lr']}")
     str(state.history)
+    check_preprocessing(trainer.model)
     with np.errstate(all="ignore"), contextlib.suppress(FloatingPointError):
         trainer.step(np.ones((2, 1, 2, 2), np.float32), np.array([0, 1]))
     state.finish_epoch({"epoch": state.epoch + 1, "loss": 0.5})
