@@ -44,16 +44,16 @@ cdef extern from "micro/guard.h" nogil:
         EMPTY "FASTCNN_EMPTY"
 
     ctypedef struct Guard "fastcnn_guard":
-        void (*peaks_f32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*) noexcept nogil
+        void (*peaks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
         int (*marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*,
                          uint8_t*) noexcept nogil
-        int (*weight_marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, const float*, Py_ssize_t, float*,
-                                uint8_t*) noexcept nogil
-        void (*peaks_f64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*) noexcept nogil
+        int (*weight_marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t,
+                                Py_ssize_t, Py_ssize_t, float*, uint8_t*) noexcept nogil
+        void (*peaks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
         int (*marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
                          double*, uint8_t*) noexcept nogil
-        int (*weight_marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, const double*, Py_ssize_t, double*,
-                                uint8_t*) noexcept nogil
+        int (*weight_marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t,
+                                Py_ssize_t, Py_ssize_t, double*, uint8_t*) noexcept nogil
 
     const Guard* fastcnn_guard_for(const char* isa)
 
@@ -97,7 +97,7 @@ cdef Py_ssize_t WEIGHT_CONSTANT = 40
 
 
 cdef enum:
-    TEMP_ROWS = 4  # of peaks, that marks are made with
+    TEMP_ROWS = 3  # of peaks, that marks are made with
 
 
 cdef struct Plan:
@@ -121,7 +121,7 @@ cdef struct Plan:
     # Scratch, in bytes from the start: packed weights, bias, zeros (or partial sums); then slices, one a thread.
     Py_ssize_t bias, zeros, slices, slice, bytes
     Py_ssize_t v, m, tile                       # within a slice, after the copy of the source
-    Py_ssize_t peaks, peaks_dy, marks           # likewise: largest magnitudes of a block's pixels, marks of its tiles
+    Py_ssize_t peaks, marks                     # likewise: largest magnitudes of the block's pixels, marks of its tiles
     # Before the slices: whether a tile's sums are direct, or (backward-weight) a task has direct sums.
     Py_ssize_t flags
     Py_ssize_t pitch                            # of a row of peaks
@@ -248,8 +248,6 @@ cdef Plan _plan(const Job* job, Py_ssize_t tile, int threads, Py_ssize_t itemsiz
     p.tile, p.slice = p.slice, p.slice + aligned(itemsize * p.tile)
     p.peaks, p.pitch = p.slice, round_up(p.step_x * p.columns, lanes) + round_up(p.step_x, lanes) + lanes
     p.marks = p.peaks + aligned(itemsize * p.pitch * (TEMP_ROWS + p.images * (p.step_y * p.rows + 2)))
-    p.peaks_dy, p.marks = p.marks, p.marks + (aligned(itemsize * p.pitch * p.images * p.step_y * p.rows) if weights
-                                              else 0)
     p.slice = p.marks + aligned(p.tiles)
     p.bytes = p.slices + threads * p.slice + ALIGN
     return p
@@ -356,25 +354,17 @@ cdef inline bint _transform_dest(Py_ssize_t tiles, Py_ssize_t n, const floating*
         return micro().winograd_dest_f64(tiles, n, m, p.m_position, p.m_tile, init, y, y_row, y_pixel, rows, columns)
 
 
-cdef inline void _peaks(const Plan* p, Py_ssize_t count, Py_ssize_t channels, const floating* a, Py_ssize_t pixel,
-                        floating* out) noexcept nogil:
-    if floating is float:
-        p.guard.peaks_f32(count, channels, a, pixel, out)
-    else:
-        p.guard.peaks_f64(count, channels, a, pixel, out)
-
-
 cdef inline void _row_peaks(const Plan* p, const floating* line, Py_ssize_t pixel, Py_ssize_t start, Py_ssize_t width,
                             Py_ssize_t channels, floating* peaks) noexcept nogil:
     """Of a block's row, whose pixel 0 is column `start` of a line of `width` pixels; NULL: a line outside the image."""
-    cdef Py_ssize_t first = min(p.pitch, max(0, -start)), end = max(first, min(p.pitch - lanes_of(sizeof(floating)),
-                                                                              width - start))
-    memset(peaks, 0, first * sizeof(floating))
-    if line == NULL:
-        end = first
-    if end > first:
-        _peaks(p, end - first, channels, line + (start + first) * pixel, pixel, peaks + first)
-    memset(peaks + end, 0, (p.pitch - end) * sizeof(floating))
+    cdef Py_ssize_t most = p.pitch - lanes_of(sizeof(floating)), first = min(most, max(0, -start))
+    cdef Py_ssize_t count = 0 if line == NULL else max(0, min(most, width - start) - first)
+    if count:
+        line += (start + first) * pixel
+    if floating is float:
+        p.guard.peaks_f32(first, count, channels, line, pixel, peaks, p.pitch)
+    else:
+        p.guard.peaks_f64(first, count, channels, line, pixel, peaks, p.pitch)
 
 
 cdef void _block_source(const Job* job, const Plan* p, Py_ssize_t image, Py_ssize_t images, Py_ssize_t top,
@@ -451,12 +441,12 @@ cdef inline int _marks(Py_ssize_t tiles, Py_ssize_t rows, Py_ssize_t columns, co
         return p.guard.marks_f64(tiles, p.step_y, p.step_x, rows, columns, peaks, p.pitch, temp, marks)
 
 
-cdef inline int _weight_marks(Py_ssize_t tiles, const Plan* p, const floating* x, const floating* dy, floating* temp,
-                              uint8_t* marks) noexcept nogil:
+cdef inline int _weight_marks(Py_ssize_t tiles, const Plan* p, const floating* x, const floating* dy, Py_ssize_t row,
+                              Py_ssize_t pixel, Py_ssize_t outputs, floating* temp, uint8_t* marks) noexcept nogil:
     if floating is float:
-        return p.guard.weight_marks_f32(tiles, p.step_y, p.step_x, x, dy, p.pitch, temp, marks)
+        return p.guard.weight_marks_f32(tiles, p.step_y, p.step_x, x, p.pitch, dy, row, pixel, outputs, temp, marks)
     else:
-        return p.guard.weight_marks_f64(tiles, p.step_y, p.step_x, x, dy, p.pitch, temp, marks)
+        return p.guard.weight_marks_f64(tiles, p.step_y, p.step_x, x, p.pitch, dy, row, pixel, outputs, temp, marks)
 
 
 cdef void _fill_empty(const Plan* p, Py_ssize_t tiles, const uint8_t* marks, const floating* peaks,
@@ -705,24 +695,25 @@ cdef bint winograd_sums(const Job* job, const floating* source, const floating* 
 # --- backward-weight ------------------------------------------------------------------------------------------------
 
 
-cdef void _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
-                      Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, floating* copy, floating* peaks,
-                      floating* dy) noexcept nogil:
-    """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0; and their peaks."""
-    cdef Py_ssize_t r
+cdef int _block_grad(const Job* job, const Plan* p, Py_ssize_t row0, Py_ssize_t column0, Py_ssize_t tiles,
+                     Py_ssize_t outputs, Py_ssize_t pitch, const floating* image, const floating* peaks,
+                     floating* copy, floating* dy, floating* temp, uint8_t* marks) noexcept nogil:
+    """Y of a row of tiles, read where they lie or from a copy whose places past the last are 0; and the tiles' marks.
+
+    peaks: of the source under the first tile.
+    """
     cdef Py_ssize_t row = job.dest.row, pixel = job.dest.pixel, columns = p.step_x * tiles
     cdef const floating* a = image + row0 * row + column0 * pixel
     if job.dest.channel != 1 or outputs < pitch or row0 + p.step_y > job.ny or column0 + columns > job.nx:
         copy_pixels(image, &job.dest, row0, p.step_y, column0, columns, outputs, copy, pitch)
         row, pixel, a = columns * pitch, pitch, copy
-    for r in range(p.step_y):
-        _row_peaks(p, a + r * row, pixel, 0, columns, outputs, peaks + r * p.pitch)
     if floating is float and p.four != NULL:
         p.four.grad(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     elif floating is float:
         micro().winograd_grad_f32(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
     else:
         micro().winograd_grad_f64(tiles, pitch, a, row, pixel, dy, p.m_position, p.m_tile)
+    return _weight_marks(tiles, p, peaks, a, row, pixel, outputs, temp, marks)
 
 
 cdef void _add_places(const Job* job, const floating* grad, Py_ssize_t images, Py_ssize_t top, Py_ssize_t rows,
@@ -773,6 +764,26 @@ cdef void _add_direct(const Job* job, const Plan* p, Py_ssize_t top, Py_ssize_t 
                          direct + (tap * p.chunk + c) * p.m_tile + panel * p.panel, p.m_tile)
 
 
+cdef void _leave_out(const Job* job, const Plan* p, const uint8_t* marks, Py_ssize_t top, Py_ssize_t left,
+                     Py_ssize_t columns, Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t outputs,
+                     Py_ssize_t panels, const floating* grad, const floating* source, floating* v, floating* dy,
+                     floating* direct, char* slice) noexcept nogil:
+    """Marked tiles of a row: zeros in V and Y, and in their place direct sums, of neighbours together."""
+    cdef Py_ssize_t t = 0, first, position
+    while t < columns:
+        first = t
+        while t < columns and marks[t]:
+            for position in range(p.positions):
+                memset(v + position * p.v_position + t * p.v_tile, 0, channels * sizeof(floating))
+                memset(dy + position * p.m_position + t * p.m_tile, 0, panels * p.panel * sizeof(floating))
+            t += 1
+        if t > first:
+            _add_direct(job, p, top, left + p.step_x * first, t - first, channel, channels, outputs, panels, grad,
+                        source, direct, slice)
+        else:
+            t += 1
+
+
 cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const floating* grad, const floating* source,
                          floating* partial, uint8_t* flag, bint with_bias, char* slice) noexcept nogil:
     """One task: the sums over one part of all blocks, for one chunk of the channels and one set of panels."""
@@ -789,10 +800,10 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
     cdef floating* dy = <floating*>(slice + p.m)
     cdef floating* temp = <floating*>(slice + p.peaks)
     cdef floating* peaks = temp + TEMP_ROWS * p.pitch
-    cdef floating* peaks_dy = <floating*>(slice + p.peaks_dy)
     cdef uint8_t* marks = <uint8_t*>(slice + p.marks)
     cdef floating* bias
     cdef const floating* sums
+    cdef int found
     cdef Sum s
     source += (group * job.inputs + c0) * job.source.channel
     grad += (group * job.outputs + o0) * job.dest.channel
@@ -810,11 +821,15 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
         rows, columns = min(p.rows, p.tiles_y - top), min(p.columns, p.tiles_x - left)
         _block_source(job, p, image, images, top, rows, left, columns, group * job.inputs + c0, channels, source, copy,
                       peaks, v)
+        found = 0
         for i in range(images):
             for y in range(rows):
-                _block_grad(job, p, p.step_y * (top + y), p.step_x * left, columns, outputs, pitch,
-                            grad + (image + i) * job.dest.image, copy, peaks_dy + (i * rows + y) * p.step_y * p.pitch,
-                            dy + (i * rows + y) * columns * p.m_tile)
+                t = (i * rows + y) * columns
+                found |= _block_grad(
+                    job, p, p.step_y * (top + y), p.step_x * left, columns, outputs, pitch,
+                    grad + (image + i) * job.dest.image,
+                    <const floating*>(peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch), copy,
+                    dy + t * p.m_tile, temp, marks + t)
         tiles = images * rows * columns
         if with_bias and chunk == 0 and p.four != NULL:
             _add_places(job, grad + image * job.dest.image, images, p.step_y * top, p.step_y * rows, p.step_x * left,
@@ -824,30 +839,17 @@ cdef void _weight_blocks(const Job* job, const Plan* p, Py_ssize_t task, const f
             for t in range(tiles):
                 for i in range(pitch):
                     bias[i] += sums[t * p.m_tile + i]
-        for i in range(images):
-            for y in range(rows):
-                if not _weight_marks(columns, p, <const floating*>(
-                        peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch),
-                        <const floating*>(peaks_dy + (i * rows + y) * p.step_y * p.pitch), temp, marks):
-                    continue
-                if not flag[0]:
-                    flag[0] = True
-                    memset(partial + p.direct, 0, (p.slot - p.direct) * sizeof(floating))
-                t = 0
-                while t < columns:
-                    first = t
-                    while t < columns and marks[t]:
-                        k = (i * rows + y) * columns + t
-                        for position in range(p.positions):
-                            memset(v + position * p.v_position + k * p.v_tile, 0, channels * sizeof(floating))
-                            memset(dy + position * p.m_position + k * p.m_tile, 0, pitch * sizeof(floating))
-                        t += 1
-                    if t > first:
-                        _add_direct(job, p, p.step_y * (top + y), p.step_x * (left + first), t - first,
-                                    group * job.inputs + c0, channels, outputs, width,
-                                    grad + (image + i) * job.dest.image, source + (image + i) * job.source.image,
-                                    partial + p.direct, slice)
-                    t += 1
+        if found:
+            if not flag[0]:
+                flag[0] = True
+                memset(partial + p.direct, 0, (p.slot - p.direct) * sizeof(floating))
+            for i in range(images):
+                for y in range(rows):
+                    _leave_out(job, p, marks + (i * rows + y) * columns, p.step_y * (top + y), p.step_x * left, columns,
+                               group * job.inputs + c0, channels, outputs, width,
+                               grad + (image + i) * job.dest.image, source + (image + i) * job.source.image,
+                               v + (i * rows + y) * columns * p.v_tile, dy + (i * rows + y) * columns * p.m_tile,
+                               partial + p.direct, slice)
         for position in range(p.positions):
             for panel in range(width):
                 for t in range(heights):

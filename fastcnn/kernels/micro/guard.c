@@ -1,4 +1,4 @@
-/* The search for tiles of a large range for each instruction set: guard_lanes.h compiled for 16, 32 and 64 byte vectors. */
+/* The search for tiles of a large range for each instruction set: guard_lanes.h compiled for 16 and 32 byte vectors. */
 #include "guard.h"
 #include "target.h"
 
@@ -19,7 +19,6 @@
 #define LANES_2(f, h) f(0, h), f(1, h)
 #define LANES_4(f, h) LANES_2(f, h), f(2, h), f(3, h)
 #define LANES_8(f, h) LANES_4(f, h), f(4, h), f(5, h), f(6, h), f(7, h)
-#define LANES_16(f, h) LANES_8(f, h), f(8, h), f(9, h), f(10, h), f(11, h), f(12, h), f(13, h), f(14, h), f(15, h)
 
 /* --- any CPU ------------------------------------------------------------------------------------------------------ */
 
@@ -59,26 +58,9 @@ static const fastcnn_guard guard_avx2 = TABLE(avx2);
 
 FASTCNN_END
 
-/* --- AVX-512 ------------------------------------------------------------------------------------------------------ */
+/* --- AVX-512: the same, for most of the work is shuffles, of which longer ones take as long (Zen 4) ----------------- */
 
-FASTCNN_BEGIN(FASTCNN_AVX512)
-
-#define T float
-#define I int32_t
-#define LANES 16
-#define SUFFIX avx512_f32
-#define LARGER(a, b) _mm512_max_epi32((__m512i)(a), (__m512i)(b))
-#include "guard_lanes.h"
-#define T double
-#define I int64_t
-#define LANES 8
-#define SUFFIX avx512_f64
-#define LARGER(a, b) _mm512_max_epi64((__m512i)(a), (__m512i)(b))
-#include "guard_lanes.h"
-
-static const fastcnn_guard guard_avx512 = TABLE(avx512);
-
-FASTCNN_END
+#define guard_avx512 guard_avx2
 #endif
 
 FASTCNN_TABLE_FOR(guard)

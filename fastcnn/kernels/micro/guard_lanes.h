@@ -10,9 +10,12 @@
 #define MAGNITUDE (~LEAST)
 #define MANTISSA (sizeof(T) == 4 ? 23 : 52)
 #define INFINITE ((MAGNITUDE >> MANTISSA) << MANTISSA)
+#define ROW NAME(row)
+#define ROW_LANES ((ptrdiff_t)(16 / sizeof(T)))
 #define INTS_AT(p) (*(const INTS *)(p))
 
 typedef I INTS __attribute__((vector_size(LANES * sizeof(T)), aligned(sizeof(T)), may_alias));
+typedef I ROW __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
 
 INLINE INTS NAME(larger)(INTS a, INTS b) {
 #ifdef LARGER
@@ -27,32 +30,29 @@ INLINE INTS NAME(larger)(INTS a, INTS b) {
 #define KEPT(i, h) (((i) & (h)) ? LANES + (i) : (i))
 #define PARTNER(i, h) (((i) & (h)) ? LANES + (i) - (h) : (i) + (h))
 #define HALVE(h)                                                                                                       \
-    _Pragma("GCC unroll 8") for (int k = 0; k < (h); k++) {                                                            \
+    _Pragma("GCC unroll 4") for (int k = 0; k < (h); k++) {                                                            \
         const INTS a = r[k], b = r[k + (h)];                                                                           \
         r[k] = NAME(larger)(SHUFFLE(a, b, LANES_OF(KEPT, h)), SHUFFLE(a, b, LANES_OF(PARTNER, h)));                    \
     }
 
-/* The largest magnitude of each of `count` pixels, LANES of them or (if not `whole`) fewer. */
-INLINE INTS NAME(peaks_block)(const int whole, ptrdiff_t count, ptrdiff_t channels, const T *a, ptrdiff_t a_pixel) {
+/* Lane k: the largest magnitude of the channels at pixel[k]. */
+INLINE INTS NAME(peaks_of)(const T *const *pixel, ptrdiff_t channels) {
     INTS r[LANES];
-    const T *pixel[LANES];
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int k = 0; k < LANES; k++) {
-        pixel[k] = a + (whole || k < count ? k : count - 1) * a_pixel;
-        r[k] = (INTS){0};
+        if (channels >= LANES) {
+            r[k] = INTS_AT(pixel[k]) & MAGNITUDE;
+        } else {
+            r[k] = (INTS){0};
+            memcpy(&r[k], pixel[k], (size_t)channels * sizeof(T));
+            r[k] &= MAGNITUDE;
+        }
     }
-    for (ptrdiff_t c = 0; channels >= LANES && c < channels; c += LANES) {
+    for (ptrdiff_t c = LANES; c < channels; c += LANES) {
         const ptrdiff_t at = c + LANES <= channels ? c : channels - LANES;
-#pragma GCC unroll 16
+#pragma GCC unroll 8
         for (int k = 0; k < LANES; k++) r[k] = NAME(larger)(r[k], INTS_AT(pixel[k] + at) & MAGNITUDE);
     }
-    for (int k = 0; k < LANES && channels < LANES; k++) {
-        memcpy(&r[k], pixel[k], (size_t)channels * sizeof(T));
-        r[k] &= MAGNITUDE;
-    }
-#if LANES >= 16
-    HALVE(8)
-#endif
 #if LANES >= 8
     HALVE(4)
 #endif
@@ -60,13 +60,27 @@ INLINE INTS NAME(peaks_block)(const int whole, ptrdiff_t count, ptrdiff_t channe
     HALVE(2)
 #endif
     HALVE(1)
-    return r[0]; /* lane i is of pixel i */
+    return r[0];
 }
 
-static void NAME(peaks)(ptrdiff_t count, ptrdiff_t channels, const T *a, ptrdiff_t a_pixel, T *out) {
+/* Of `count` pixels, LANES of them or (if not `whole`) fewer. */
+INLINE INTS NAME(peaks_block)(const int whole, ptrdiff_t count, ptrdiff_t channels, const T *a, ptrdiff_t a_pixel) {
+    const T *pixel[LANES];
+#pragma GCC unroll 8
+    for (int k = 0; k < LANES; k++) pixel[k] = a + (whole || k < count ? k : count - 1) * a_pixel;
+    return NAME(peaks_of)(pixel, channels);
+}
+
+static void NAME(peaks)(ptrdiff_t before, ptrdiff_t count, ptrdiff_t channels, const T *a, ptrdiff_t a_pixel, T *out,
+                        ptrdiff_t pitch) {
+    const T *const end = out + pitch;
+    for (ptrdiff_t x = 0; x < before; x++) *out++ = 0;
     for (; count >= LANES; count -= LANES, a += LANES * a_pixel, out += LANES)
         *(INTS *)out = NAME(peaks_block)(1, LANES, channels, a, a_pixel);
     if (count > 0) *(INTS *)out = NAME(peaks_block)(0, count, channels, a, a_pixel);
+    if (count > 0) out += count;
+    for (; end - out >= LANES; out += LANES) *(INTS *)out = (INTS){0};
+    while (out < end) *out++ = 0;
 }
 
 INLINE int NAME(marks_body)(ptrdiff_t tiles, const ptrdiff_t rows, const ptrdiff_t step, ptrdiff_t high, ptrdiff_t wide,
@@ -131,94 +145,97 @@ static int NAME(marks)(ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t step, ptrdiff_
     return NAME(marks_body)(tiles, 2, 2, high, wide, peaks, pitch, temp, marks);
 }
 
-/* The largest product, as a sum of bits, of a pair that meets in tap (i, j): x at y + i, k + j and dy at y, k. */
-INLINE I NAME(met)(const ptrdiff_t rows, const ptrdiff_t step, const T *x, const T *dy, ptrdiff_t pitch) {
-    I most = 0;
-    for (ptrdiff_t y = 0; y < rows; y++) {
+/* Whether the largest pair of a tile is beyond the range of the largest that meets in one of the taps: of tap (i, j), x
+   at y + i, k + j and dy at y, k. Half the bits of a float are, but for a constant and 6 %, half its logarithm. */
+INLINE int NAME(is_wide)(const ptrdiff_t rows, const ptrdiff_t step, I peak, const T *x, ptrdiff_t pitch, const T *dy,
+                         ptrdiff_t dy_row, ptrdiff_t dy_pixel, ptrdiff_t outputs) {
+    const ptrdiff_t places = rows * step;
+    I y[24] = {0}, most = 0;
+    for (ptrdiff_t first = 0; first < places; first += LANES) {
+        const T *pixel[LANES];
+#pragma GCC unroll 8
+        for (int k = 0; k < LANES; k++) {
+            const ptrdiff_t q = first + k < places ? first + k : places - 1;
+            pixel[k] = dy + q / step * dy_row + q % step * dy_pixel;
+        }
+        *(INTS *)(y + first) = NAME(peaks_of)(pixel, outputs);
+    }
+#pragma GCC unroll 16
+    for (ptrdiff_t q = 0; q < places; q++) most = y[q] > most ? y[q] : most;
+    if (peak >= INFINITE || most >= INFINITE) return 1;
+    if (peak == 0 || most == 0) return 0;
+    /* A row of places fits 16 bytes: x has to be above `low` in one of them, and is in none past the last place. */
+    const I enough = (peak >> 1) + (most >> 1) - ((I)FASTCNN_RANGE << (MANTISSA - 1)) - 1;
+    ROW low[4], half[6][3];
 #pragma GCC unroll 4
-        for (ptrdiff_t k = 0; k < step; k++) {
-            const I both = (((const I *)(x + y * pitch))[k] >> 1) + (((const I *)(dy + y * pitch))[k] >> 1);
-            most = both > most ? both : most;
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        low[i] = enough - (*(const ROW *)(y + i * step) >> 1);
+        for (ptrdiff_t k = step; k < ROW_LANES; k++) low[i][k] = MAGNITUDE;
+    }
+#pragma GCC unroll 6
+    for (ptrdiff_t i = 0; i < rows + 2; i++) {
+#pragma GCC unroll 3
+        for (ptrdiff_t j = 0; j < 3; j++) half[i][j] = *(const ROW *)(x + i * pitch + j) >> 1;
+    }
+    int wide = 0;
+#pragma GCC unroll 3
+    for (ptrdiff_t i = 0; i < 3; i++) {
+#pragma GCC unroll 3
+        for (ptrdiff_t j = 0; j < 3; j++) {
+            ROW met = {0};
+            int64_t pair[2];
+#pragma GCC unroll 4
+            for (ptrdiff_t k = 0; k < rows; k++) met |= (ROW)(half[k + i][j] > low[k]);
+            memcpy(pair, &met, sizeof(pair));
+            wide |= (pair[0] | pair[1]) == 0;
         }
     }
-    return most;
+    return wide;
 }
 
-INLINE int NAME(weight_marks_body)(ptrdiff_t tiles, const ptrdiff_t rows, const ptrdiff_t step, const T *x, const T *dy,
-                                   ptrdiff_t pitch, T *temp, uint8_t *marks) {
-    const I range = (I)FASTCNN_RANGE << (MANTISSA - 1);
+INLINE int NAME(weight_marks_body)(ptrdiff_t tiles, const ptrdiff_t rows, const ptrdiff_t step, const T *x,
+                                   ptrdiff_t pitch, const T *dy, ptrdiff_t dy_row, ptrdiff_t dy_pixel,
+                                   ptrdiff_t outputs, T *temp, uint8_t *marks) {
+    const I range = (I)FASTCNN_RANGE << MANTISSA;
     const ptrdiff_t width = (step * tiles + LANES - 1) / LANES * LANES;
-    I *const tall = (I *)temp, *const least = tall + pitch, *const least_x = least + pitch;
-    I *const peak_dy = least_x + pitch;
+    I *const tall = (I *)temp, *const least = tall + pitch;
     const INTS none = (INTS){0} + LEAST;
     for (ptrdiff_t p = 0; p < width + step; p += LANES) {
-        INTS line[6] = {{0}}, all = {0}, smallest = none, pixel = none;
+        INTS all = {0}, smallest = none;
         for (ptrdiff_t y = 0; y < rows + 2; y++) {
-            const T *row = x + y * pitch + p;
-            line[y] = NAME(larger)(INTS_AT(row), INTS_AT(row + 1));
-            if (step == 4) line[y] = NAME(larger)(line[y], NAME(larger)(INTS_AT(row + 2), INTS_AT(row + 3)));
-            all = NAME(larger)(all, line[y]);
-            pixel = NAME(larger)(pixel, -INTS_AT(row));
-        }
-        for (ptrdiff_t y = 0; y < 3; y++) { /* what the taps of a row meet */
-            INTS most = line[y];
-            for (ptrdiff_t k = 1; k < rows; k++) most = NAME(larger)(most, line[y + k]);
-            smallest = NAME(larger)(smallest, -most);
+            all = NAME(larger)(all, INTS_AT(x + y * pitch + p));
+            smallest = NAME(larger)(smallest, -INTS_AT(x + y * pitch + p));
         }
         *(INTS *)(tall + p) = all;
         *(INTS *)(least + p) = smallest;
-        *(INTS *)(least_x + p) = pixel;
-    }
-    /* The quotient has two bounds, of which the smaller decides for most tiles: the ranges of dy and of the maxima that
-       taps meet, together; and the range of x alone, as each tap meets the largest of dy with some pixel. */
-    INTS worst = none, most = {0};
-    for (ptrdiff_t p = 0; p < width; p += LANES) {
-        const INTS peak = NAME(larger)(INTS_AT(tall + p), INTS_AT(tall + p + 2));
-        const INTS smallest = NAME(larger)(NAME(larger)(INTS_AT(least + p), INTS_AT(least + p + 1)),
-                                           INTS_AT(least + p + 2));
-        INTS all = {0}, small = none, pixel = none;
-        for (ptrdiff_t k = 0; k < step + 2; k++) pixel = NAME(larger)(pixel, INTS_AT(least_x + p + k));
-        for (ptrdiff_t y = 0; y < rows; y++) {
-            for (ptrdiff_t k = 0; k < step; k++) {
-                const INTS place = INTS_AT(dy + y * pitch + p + k);
-                all = NAME(larger)(all, place);
-                small = NAME(larger)(small, -place);
-            }
-        }
-        const INTS both = ((peak >> 1) + (smallest >> 1)) + ((all >> 1) + (small >> 1)), alone = (peak + pixel) >> 1;
-        const INTS bound = ~NAME(larger)(~both, ~alone);
-        worst = NAME(larger)(worst, bound);
-        most = NAME(larger)(most, NAME(larger)(peak, all));
-        *(INTS *)(tall + p) = peak;
-        *(INTS *)(least + p) = bound;
-        *(INTS *)(peak_dy + p) = all;
     }
     int found = 0;
-    for (int k = 0; k < LANES; k++) found |= worst[k] > range || most[k] >= INFINITE;
-    memset(marks, 0, (size_t)tiles);
-    if (!found) return 0;
-    found = 0;
     for (ptrdiff_t t = 0; t < tiles; t++) {
-        const ptrdiff_t p = t * step;
-        int wide = tall[p] >= INFINITE || peak_dy[p] >= INFINITE;
-        if (!wide && tall[p] && peak_dy[p] && least[p] > range) {
-            const I enough = (tall[p] >> 1) + (peak_dy[p] >> 1) - range;
-            for (ptrdiff_t tap = 0; tap < 9 && !wide; tap++) {
-                const T *a = x + tap / 3 * pitch + p + tap % 3, *b = dy + p;
-                wide = NAME(met)(rows, step, a, b, pitch) < enough;
-            }
+        I peak = 0, low = LEAST;
+#pragma GCC unroll 6
+        for (ptrdiff_t k = 0; k < step + 2; k++) {
+            const I a = tall[step * t + k], b = least[step * t + k];
+            peak = a > peak ? a : peak;
+            low = b > low ? b : low;
         }
-        marks[t] = wide ? FASTCNN_WIDE : 0;
-        found |= marks[t];
+        /* Each tap meets the largest dy with some pixel of x: where these are all alike, dy need not be looked at. */
+        marks[t] = 0;
+        if (peak >= INFINITE || peak + low > range) {
+            marks[t] = NAME(is_wide)(rows, step, peak, x + step * t, pitch, dy + step * t * dy_pixel, dy_row, dy_pixel,
+                                     outputs) ? FASTCNN_WIDE : 0;
+            found |= marks[t];
+        }
     }
     return found;
 }
 
-static int NAME(weight_marks)(ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t step, const T *x, const T *dy, ptrdiff_t pitch,
-                              T *temp, uint8_t *marks) {
-    if (rows == 4) return NAME(weight_marks_body)(tiles, 4, 4, x, dy, pitch, temp, marks);
-    if (step == 4) return NAME(weight_marks_body)(tiles, 2, 4, x, dy, pitch, temp, marks);
-    return NAME(weight_marks_body)(tiles, 2, 2, x, dy, pitch, temp, marks);
+static int NAME(weight_marks)(ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t step, const T *x, ptrdiff_t pitch, const T *dy,
+                              ptrdiff_t dy_row, ptrdiff_t dy_pixel, ptrdiff_t outputs, T *temp, uint8_t *marks) {
+    if (rows == 4)
+        return NAME(weight_marks_body)(tiles, 4, 4, x, pitch, dy, dy_row, dy_pixel, outputs, temp, marks);
+    if (step == 4)
+        return NAME(weight_marks_body)(tiles, 2, 4, x, pitch, dy, dy_row, dy_pixel, outputs, temp, marks);
+    return NAME(weight_marks_body)(tiles, 2, 2, x, pitch, dy, dy_row, dy_pixel, outputs, temp, marks);
 }
 
 #undef T
@@ -233,6 +250,8 @@ static int NAME(weight_marks)(ptrdiff_t tiles, ptrdiff_t rows, ptrdiff_t step, c
 #undef MANTISSA
 #undef INFINITE
 #undef INTS_AT
+#undef ROW
+#undef ROW_LANES
 #undef KEPT
 #undef PARTNER
 #undef HALVE
