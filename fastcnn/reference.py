@@ -365,6 +365,8 @@ def norm_conv2d(
     output = conv2d(made, weight, bias, stride, padding, dilation, groups)
     if not statistics:
         return output
+    if not output.size:
+        return output, np.zeros((2, output.shape[1]))
     return output, np.stack([output.mean(axis=(0, 2, 3), dtype=float), output.var(axis=(0, 2, 3), dtype=float)])
 
 

@@ -63,6 +63,8 @@ from fastcnn.kernels.winners cimport winners_backward_ptr, winners_scratch
 
 import functools
 
+import numpy
+
 from fastcnn.kernels.memory import smallest_block
 
 np.import_array()
@@ -189,7 +191,8 @@ cdef int _take_apart(Arguments* a, tuple values, int depth) except -1:
             number = PyLong_AsLongLongAndOverflow(value, &overflow)
             if overflow or not -MOST_INTEGER < number < MOST_INTEGER:
                 a.usual = False
-            _tell(a, INTEGER | number << 8)
+            else:
+                _tell(a, INTEGER | number * 256)
         elif type(value) is float:
             if a.numbers == MOST_NUMBERS:
                 a.usual = False
@@ -700,6 +703,13 @@ cdef object _new_array(Result* r):
     return array
 
 
+def _allocated(result):
+    """An array of more axes than a Call describes."""
+    shape, axes, dtype = result
+    memory = numpy.empty([shape[axis] for axis in axes], dtype)
+    return memory.transpose(sorted(axes, key=axes.__getitem__))
+
+
 cdef class Call:
     """What is left to do with arguments that are checked: allocate the results and run a kernel.
 
@@ -751,6 +761,7 @@ cdef class Call:
         for k in range(len(integers)):
             self.facts.integer[k] = integers[k]
         self.written = sum([1 << k for k in written])
+        results = tuple([_allocated(r) if type(r) is tuple and len(r[0]) > MOST_AXES else r for r in results])
         for k in range(len(results)):
             self._describe(&self.result[k], results[k])
         self.refused = refused
@@ -761,8 +772,6 @@ cdef class Call:
         r.made, r.given = type(value) is tuple, isinstance(value, np.ndarray)
         if r.made:
             shape, axes, dtype = value
-            if len(shape) > MOST_AXES:
-                raise ValueError(f"shape: expected at most {MOST_AXES} axes, got {len(shape)}")
             r.kind, r.axes, stride = dtype.num, len(shape), dtype.itemsize
             for axis in reversed(axes):
                 r.shape[axis], r.strides[axis] = shape[axis], stride

@@ -270,14 +270,18 @@ def conv_size(input: np.ndarray, weight: np.ndarray, geometry: tuple) -> tuple[i
         return _conv_size.__wrapped__(input.shape, weight.shape, *geometry)
 
 
-def _window(pool: object) -> tuple:
+def _window(size: tuple[int, ...], pool: object) -> tuple:
+    """Check a pool over images of this size: its arguments, and its geometry."""
     if not isinstance(pool, (tuple, list)) or not 1 <= len(pool) <= 5:
         check.fail(
             "pool",
             "a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them",
             check.shown(pool),
         )
-    return tuple(pool)
+    try:
+        return tuple(pool), _pool_geometry(size, 2, *pool)
+    except (TypeError, ValueError) as error:  # which names an argument of `max_pool2d_taps`
+        raise type(error)(f"pool: {error}") from None
 
 
 @remembered
@@ -285,7 +289,7 @@ def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, rel
     """What is between is scratch, a few images at a time."""
     input, weight = required(input=input, weight=weight)
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, 2, algorithm)
-    relu, geometry, channels_last = flag("relu", relu), _pool_geometry(size, 2, *_window(pool)), window["channels_last"]
+    relu, geometry, channels_last = flag("relu", relu), _window(size, pool)[1], window["channels_last"]
     kept = np.dtype(_taps_dtype(geometry, relu)) if flag("taps", taps) else None
     layout = (*size[:2], *geometry.places), 2, input.ndim == 4, channels_last
     results = new_images(*layout, x.dtype), None if kept is None else new_images(*layout, kept)
@@ -304,7 +308,7 @@ def _conv_pool_backward(
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2, algorithm)
     check.ndim("grad_output", grad_output, input.ndim)
     batched, channels_last = input.ndim == 4, window["channels_last"]
-    checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *_window(pool))
+    checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *_window(size, pool)[0])
     grads, marks, _, geometry, integers, refused = checked
     apart = {"grad_output": grad_output, "taps": marks, "input": input, "weight": weight}
     results = _gradients(x, weight.shape, check.needs(needs), out, 2, batched, channels_last, **apart)

@@ -78,7 +78,7 @@ def image_batch(
             [1. , 0.4]]], dtype=float32)
     """
     images = check.array("images", images, "a NumPy array of uint8, float32 or float64")
-    if images.dtype not in PIXELS:
+    if images.dtype.newbyteorder("=") not in PIXELS:
         check.fail("images", "an array of uint8, float32 or float64", images.dtype, TypeError)
     check.ndim("images", images, 4)
     dtype = check.float_type("dtype", dtype)
@@ -113,8 +113,8 @@ def image_batch(
         target = check.destination(out, (n, channels, height, width), dtype, **apart)
         check.in_order(target, True)
     if target.size:
-        if not images.flags.aligned:
-            images = images.copy()
+        if not (images.flags.aligned and images.dtype.isnative):
+            images = images.astype(images.dtype.newbyteorder("="))
         kernels.image_batch(images, indices, shift, flip, cutout, gain, offset, target.transpose(0, 2, 3, 1))
     return out
 

@@ -145,13 +145,12 @@ def linear_backward(
     return _linear_backward(grad_output, input, weight, relu, needs, out)
 
 
-def _joined(shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[int, ...]:
-    """The shape with the axes joined."""
-    for name, dim in (("start_dim", start_dim), ("end_dim", end_dim)):
-        check.integer(name, dim, -(2**63))
+def _joined(name: str, shape: tuple[int, ...], start_dim: int, end_dim: int) -> tuple[int, ...]:
+    """The shape, which argument `name` has or is, with the axes joined."""
+    start_dim, end_dim = check.integer("start_dim", start_dim, -(2**63)), check.integer("end_dim", end_dim, -(2**63))
     first, last = (dim + len(shape) if dim < 0 else dim for dim in (start_dim, end_dim))
     if not 0 <= first <= last < len(shape):
-        check.fail("input", f"axes {start_dim} to {end_dim}, in that order", f"shape {shape}")
+        check.fail(name, f"axes {start_dim} to {end_dim}, in that order", f"shape {shape}")
     return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
 
 
@@ -164,7 +163,7 @@ def _pixels(shape: tuple[int, ...]) -> dict[str, int]:
 @remembered
 def _flatten(input, start_dim, end_dim):
     input = check.array("input", input)
-    shape = _joined(input.shape, start_dim, end_dim)
+    shape = _joined("input", input.shape, start_dim, end_dim)
     if not input.size or not check.channels_run_fastest(input) or input.dtype not in check.FLOATS:
         return input.reshape(shape)
     return Call("im2col", (input,), (new(shape, input.dtype),), window=_pixels(input.shape))
@@ -174,7 +173,7 @@ def _flatten(input, start_dim, end_dim):
 def _flatten_backward(grad_output, input_shape, start_dim, end_dim, channels_last):
     (grad_output,) = required(grad_output=grad_output)
     input_shape = check.shape_argument("input_shape", input_shape, *range(1, 65))
-    check.shape("grad_output", grad_output, _joined(input_shape, start_dim, end_dim))
+    check.shape("grad_output", grad_output, _joined("input_shape", input_shape, start_dim, end_dim))
     if not flag("channels_last", channels_last) or not grad_output.size or len(input_shape) < 3:
         return grad_output.reshape(input_shape)
     axes = (0, *range(2, len(input_shape)), 1)

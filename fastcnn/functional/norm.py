@@ -487,8 +487,8 @@ def batch_norm_backward(
         Over each channel of that gradient, and of its product with input - mean, if they are known, as
         `norm_conv2d_backward` returns them; not with `return_masked` of a ReLU, which is written as sums are taken.
     out : ndarray, optional
-        Array to write grad_input to and to return: `input` or `grad_output`, or one apart from the other arrays, of
-        the shape, type and memory order of `input`.
+        Array to write grad_input to and to return: `input` or `grad_output` (unless `return_masked` returns that
+        itself), or one apart from the other arrays, of the shape, type and memory order of `input`.
 
     Returns
     -------
@@ -539,6 +539,8 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
         check.shape("relu", output, input.shape)
     _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
     training, return_masked = flag("training", training), flag("return_masked", return_masked)
+    if return_masked and relu is None and out is grad_output:
+        check.fail("out", "memory apart from grad_output, which is returned as well", "grad_output itself")
     sums = _checked_doubles("sums", sums, images.shape[1])
     if sums is not None and return_masked and relu is not None:
         check.fail("sums", "None, as the masked gradient is written where they are taken", "an array")

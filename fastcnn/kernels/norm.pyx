@@ -354,7 +354,7 @@ cdef void batch_norm_factors_ptr(const double* mean, const double* var, const fl
     `mean` is rounded, and `shift` makes up for it. NULL for a weight of 1 and a bias of 0.
     """
     cdef Py_ssize_t i
-    cdef double scale
+    cdef double scale, rounding
     for i in range(c):
         scale = 1 / sqrt(var[i] + eps)
         factors[i] = <floating>mean[i]
@@ -362,7 +362,10 @@ cdef void batch_norm_factors_ptr(const double* mean, const double* var, const fl
         if weight != NULL:
             scale *= weight[i]
         factors[2 * c + i] = <floating>scale
-        factors[3 * c + i] = <floating>((0 if bias == NULL else bias[i]) + (factors[i] - mean[i]) * scale)
+        rounding = factors[i] - mean[i]
+        if not (rounding < 0 or rounding > 0):  # of an infinite mean it is NaN; 0 would meet an infinite scale
+            scale = rounding = 0
+        factors[3 * c + i] = <floating>((0 if bias == NULL else bias[i]) + rounding * scale)
 
 
 cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,

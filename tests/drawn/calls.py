@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 import os
 import re
 import struct
@@ -51,14 +52,14 @@ class Wrong(Exception):
 # --- comparing ------------------------------------------------------------------------------------------------------
 
 
-def arrays_of(value):
+def arrays_of(value, depth=2):
     """All arrays of a call's arguments or results."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, dict):
         value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        return [array for item in value for array in arrays_of(item)]
+    if isinstance(value, (tuple, list)) and depth:
+        return [array for item in value for array in arrays_of(item, depth - 1)]
     return []
 
 
@@ -162,15 +163,15 @@ def _raise_at(number, right, a, b, wanted, scale=None):
 
 def plain(value, dtype=np.float64, is_array=False):
     """A value as the reference takes it: arrays plain, floats in float64."""
-    if isinstance(value, memoryview) or (is_array and isinstance(value, np.generic)):
+    if is_array and isinstance(value, np.generic):
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
         array = np.array(np.asarray(value).astype(value.dtype.newbyteorder("=")))
         return array.astype(dtype) if array.dtype.kind == "f" else array
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, Integral):
-        return int(value)
+    if isinstance(value, Integral) or type(value).__name__ == "Index":
+        return operator.index(value)
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, (tuple, list)):
@@ -249,7 +250,7 @@ def _run(draw, name, spec):
         return _wrong_out(call, out, result, arguments, spec)
     written = [arguments[key] for key in keep]
     unchanged(before, written)
-    after = {key: np.array(arguments[key]) for key in keep}
+    after = {key: np.array(arguments[key]).astype(arguments[key].dtype.newbyteorder("=")) for key in keep}
     unchecked = _against_reference(case, spec, name, arguments, keep, after, result)
     first = [part.copy() for part in parts(result)]
     moved = [array.copy() for array in written]
@@ -287,9 +288,12 @@ def _against_reference(case, spec, name, arguments, keep, after, result):
     """Compare with the reference; return what could not be compared."""
     import generators
 
-    given = {key: keep.get(key, value) for key, value in arguments.items()}
-    dtype = next((np.dtype(array.dtype.newbyteorder("=")) for array in arrays_of(given) if array.dtype.kind == "f"),
-                 np.dtype(np.float64))  # fmt: skip
+    given = {key: keep.get(key, np.asarray(value) if isinstance(value, memoryview) else value)
+             for key, value in arguments.items()}  # fmt: skip
+    of_floats = [value.dtype for key in given for value in (arrays_of(given[key]) or [given[key]])
+                 if isinstance(case.arguments[key], np.ndarray) and isinstance(value, (np.ndarray, np.generic))
+                 and value.dtype.kind == "f"]  # fmt: skip
+    dtype = np.dtype(of_floats[0].newbyteorder("=")) if of_floats else np.dtype(np.float64)
     double = {key: plain(value, is_array=isinstance(case.arguments[key], np.ndarray))
               for key, value in fresh(given).items()}  # fmt: skip
     far = not generators.is_near(spec, double)
@@ -298,6 +302,7 @@ def _against_reference(case, spec, name, arguments, keep, after, result):
     patch = generators.gathering() if far else mock.patch.dict({})
     with np.errstate(all="ignore"), patch:
         try:
+            inputs = {key: value.copy() if key in keep else value for key, value in double.items()}
             want = spec.reference(**double)
         except MemoryError:
             return "too large for the reference"
@@ -305,9 +310,9 @@ def _against_reference(case, spec, name, arguments, keep, after, result):
             raise Wrong(f"accepted, but the reference raises {type(error).__name__}: {error}") from None
         now = {key: double[key] for key in keep}
         if spec.check is not None:
-            spec.check(case, double, result, want, dtype)
+            spec.check(case, inputs, result, want, dtype)
             return ""
-        scale = spec.scale(double, want) if spec.scale is not None else None
+        scale = spec.scale(inputs, want) if spec.scale is not None else None
     factor = spec.factor * generators.precision_factor(spec, dtype)
     compare(name, result, want, scale[0] if isinstance(scale, list) else scale, factor, dtype)
     if keep:
@@ -378,6 +383,7 @@ def _wrong_out(call, out, result, arguments, spec):
     value = out(result)
     if value is None:
         return "no out"
+    first = [part.copy() for part in parts(result)]
     before = snapshot({**arguments, "out": value})
     try:
         again = call(1, out=value)
@@ -387,12 +393,21 @@ def _wrong_out(call, out, result, arguments, spec):
         return "refused"
     except Exception as error:
         raise Wrong(f"raised {type(error).__name__}: {error}") from None
-    inputs = [root(array) for array in arrays_of(arguments)]
+    for array in arrays_of(arguments):
+        if spec.in_place and isinstance(value, np.ndarray) and _same_place(array, value):
+            same_bits([np.array(part) for part in again] if isinstance(again, tuple) else again, first, "in place")
+            return ""
+    # (What is unaligned or of another byte order is copied before anything is written.)
+    inputs = [root(array) for array in arrays_of(arguments) if array.flags.aligned and array.dtype.isnative]
     mine = [root(array) for array in arrays_of(value)]
     if any(memory is other for memory in mine for other in inputs):
         raise Wrong("takes an `out` that overlaps an argument")
-    same_bits(result, again, "with out")
+    same_bits(first, again, "with out")
     return ""
+
+
+def _same_place(a, b):
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
