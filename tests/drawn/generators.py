@@ -526,8 +526,8 @@ def _far_columns(input, rows, columns, groups):
     padded = np.pad(input, [(0, 0), (0, 0), (0, 1), (0, 1)])
     windows = padded[:, :, rows[:, :, None, None], columns[None, None]]  # n, c, oh, kh, ow, kw
     n, c = input.shape[:2]
-    rows_of_columns = c // groups * windows.shape[3] * windows.shape[5]
-    return windows.transpose(0, 1, 3, 5, 2, 4).reshape(n, groups, rows_of_columns, -1 if n else len(rows) * len(columns))
+    rows_of_columns, columns = c // groups * windows.shape[3] * windows.shape[5], len(rows) * len(columns)
+    return windows.transpose(0, 1, 3, 5, 2, 4).reshape(n, groups, rows_of_columns, columns)
                                                        len(rows) * len(columns))
 
 
