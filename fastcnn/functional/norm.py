@@ -248,6 +248,7 @@ def batch_norm(
     (array([0.2]), array([1.1]))
     """
     call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return_saved = flag("return_saved", return_saved)
     running = (None, None) if call.given is None else call.given
     vectors = dict(
         zip(("running_mean", "running_var", "weight", "bias"), (*running, call.weight, call.bias), strict=True)
@@ -315,10 +316,10 @@ def _checked_doubles(name: str, value: np.ndarray | None, channels: int) -> np.n
     if value is None:
         return None
     value = check.array(name, value, "a NumPy array of float64")
-    if value.dtype != np.float64:
+    if value.dtype.newbyteorder("=") != np.float64:
         check.fail(name, "an array of float64", value.dtype, TypeError)
     check.shape(name, value, (2, channels))
-    return np.require(value, requirements=["C", "A"])
+    return np.require(value, np.float64, ["C", "A"])
 
 
 @remembered

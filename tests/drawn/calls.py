@@ -165,12 +165,12 @@ def plain(value, dtype=np.float64, is_array=False):
     """A value as the reference takes it: arrays plain, floats in float64."""
     if is_array and isinstance(value, np.generic):
         value = np.asarray(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not (value.ndim == 0 and value.dtype.kind in "iu" and not is_array):
         array = np.array(np.asarray(value).astype(value.dtype.newbyteorder("=")))
         return array.astype(dtype) if array.dtype.kind == "f" else array
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, Integral) or type(value).__name__ == "Index":
+    if isinstance(value, (Integral, np.ndarray)) or type(value).__name__ == "Index":
         return operator.index(value)
     if isinstance(value, Real):
         return float(value)
@@ -206,7 +206,8 @@ def run(seed, index, only=()):
     except Wrong as wrong:
         raise Wrong(f"{name}: {wrong}; {draw.note or 'all arguments valid'}; {draw.told}") from None
     except Exception:
-        raise Wrong(f"{name}: the test itself failed: {traceback.format_exc()}; {draw.note}; {draw.told}") from None
+        last = "; ".join(traceback.format_exc().splitlines()[:-12:-1])
+        raise Wrong(f"{name}: the test itself failed: {last}; {draw.note}; {draw.told}") from None
 
 
 def _run(draw, name, spec):
@@ -218,17 +219,20 @@ def _run(draw, name, spec):
     function = spec.function
     arguments = {key: generators.lay_out(draw, key, value, spec) for key, value in case.arguments.items()}
     out = None
-    spoilt = draw.chance(0.3) if spec.function_is_public else False
+    spoilt = draw.chance(0.3) if spec.is_public else False
     if spoilt:
         out = generators.spoil(draw, arguments, spec)
     draw.told = generators.describe(arguments)
     generators.set_precision(draw)
     keep = {key: np.array(np.asarray(arguments[key])) for key in spec.written if _is_plain(arguments.get(key))}
 
-    def call(threads, **more):
+    def reset():
         for key, value in keep.items():
             if value.size and arguments[key].flags.writeable:
                 arguments[key][...] = value
+
+    def call(threads, **more):
+        reset()
         generators.set_threads(threads)
         with np.errstate(all="ignore"):
             return function(**fresh(arguments), **more)
@@ -247,6 +251,7 @@ def _run(draw, name, spec):
     except Exception as error:
         raise Wrong(f"raised {type(error).__name__}: {error}") from None
     if out is not None:  # a wrong `out`, alone, is spoilt
+        reset()
         return _wrong_out(call, out, result, arguments, spec)
     written = [arguments[key] for key in keep]
     unchanged(before, written)
@@ -398,9 +403,8 @@ def _wrong_out(call, out, result, arguments, spec):
             same_bits([np.array(part) for part in again] if isinstance(again, tuple) else again, first, "in place")
             return ""
     # (What is unaligned or of another byte order is copied before anything is written.)
-    inputs = [root(array) for array in arrays_of(arguments) if array.flags.aligned and array.dtype.isnative]
-    mine = [root(array) for array in arrays_of(value)]
-    if any(memory is other for memory in mine for other in inputs):
+    inputs = [array for array in arrays_of(arguments) if array.flags.aligned and array.dtype.isnative]
+    if any(np.shares_memory(mine, other) for mine in arrays_of(value) for other in inputs):
         raise Wrong("takes an `out` that overlaps an argument")
     same_bits(first, again, "with out")
     return ""

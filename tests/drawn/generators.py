@@ -121,7 +121,7 @@ class Spec:
     far: bool = False               # far geometries can be compared, by gathering
     check: Callable | None = None   # a comparison of its own
     weight: float = 1.0             # how often it is drawn
-    function_is_public: bool = True
+    is_public: bool = True
     parameters: tuple = ("input",)  # with whose names errors begin
 
 
@@ -158,7 +158,7 @@ def _of_magnitudes(twin, arguments, want):
 
 def begin(seed, index, only):
     """The draw of a number, and the name of its function."""
-    names = [name for name in SPECS if (name in only if only else SPECS[name].function_is_public)]
+    names = [name for name in SPECS if (name in only if only else SPECS[name].is_public)]
     if not names:
         raise SystemExit(f"--only: no such function among {', '.join(SPECS)}")
     weights = np.array([SPECS[name].weight for name in names])
@@ -183,6 +183,13 @@ def precision_factor(spec, dtype):
     if MATRIX_UNIT:
         return {"highest": 2, "high": 64, "medium": 1 << 15}[precision]
     return 1 if precision == "highest" else 8
+
+
+def root(array):
+    """The memory that an array is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 # --- memory layouts -------------------------------------------------------------------------------------------------
@@ -408,9 +415,7 @@ def _hostile_out(draw, spec, arguments):
         if kind == 7:
             return draw.pick([array.tolist(), 3, "out", (), [None], object(), np.matrix(np.zeros((2, 2)))])
         if kind == 8 and arrays and victim.size:  # memory of an argument, at some offset where it is long enough
-            memory = victim
-            while isinstance(memory.base, np.ndarray):
-                memory = memory.base
+            memory = root(victim)
             if memory.flags.c_contiguous and memory.nbytes >= array.nbytes and array.nbytes:
                 flat = memory.reshape(-1).view(np.uint8)
                 most = (memory.nbytes - array.nbytes) // array.itemsize
@@ -528,7 +533,6 @@ def _far_columns(input, rows, columns, groups):
     n, c = input.shape[:2]
     rows_of_columns, columns = c // groups * windows.shape[3] * windows.shape[5], len(rows) * len(columns)
     return windows.transpose(0, 1, 3, 5, 2, 4).reshape(n, groups, rows_of_columns, columns)
-                                                       len(rows) * len(columns))
 
 
 def _far_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -1128,6 +1132,8 @@ def _norm_scale(arguments, want):
         moved = around * np.abs(scale) * rough  # the shift makes up for the rounding of the mean
         return [(around, invstd * rough, np.abs(scale) * rough, np.abs(shift) + moved), running]
     wide = [_over_channels(v, x.ndim) for v in (np.abs(mean), np.abs(scale) * rough, np.abs(shift))]
+    if arguments["training"] and x.size:  # what is lost where the mean is summed
+        wide[0] = np.maximum(wide[0], np.abs(x).mean(axis=(0, *range(2, x.ndim)), keepdims=True)[0])
     output = (np.abs(x) + wide[0]) * wide[1] + wide[2]
     return [(output, around, invstd * rough) if arguments["return_saved"] else output, running]
 
@@ -1201,7 +1207,7 @@ def _(draw):
     vectors = _factors_of(draw, c)
     masked = draw.chance(0.5)
     sums = None
-    if draw.chance(0.3) and not (masked and relu):
+    if draw.chance(0.3) and shape[0] and not (masked and relu):
         sums = draw.rng.standard_normal((2, c))
     given = draw.floats(*shape) if relu == "output" else (vectors["scale"], vectors["shift"]) if relu else None
     return {"grad_output": draw.floats(*shape), "input": draw.floats(*shape),
@@ -1340,7 +1346,7 @@ def _exponent_scale(arguments, want):
     if not x.size:
         return np.zeros(x.shape)
     largest = np.abs(np.where(np.isfinite(x), x, 0)).max(axis=dim, keepdims=True)
-    return np.abs(want) + largest + math.log(x.shape[dim] + 1)
+    return np.abs(want) + largest + math.log((x.shape[dim] if x.ndim else 1) + 1)
 
 
 def _softmax_scale(arguments, want):
@@ -1591,7 +1597,7 @@ def _(draw):
 
 def _self_test(name, function):
     SPECS[name] = Spec(name, lambda draw: Case({"input": draw.floats(3, 4)}), function, reference.relu, None,
-                       function_is_public=False)  # fmt: skip
+                       is_public=False)  # fmt: skip
 
 
 def _crash(input):
@@ -1600,16 +1606,16 @@ def _crash(input):
     return ctypes.string_at(1)
 
 
-def _sleep(input):
-    import time
-
-    time.sleep(1e6)
+def _write(input):
+    output = np.maximum(input, 0)
+    np.asarray(root(input)).flags.writeable = True
+    root(input)[...] += 1
+    return output
 
 
 _self_test("self-test-crash", _crash)
-_self_test("self-test-hang", _sleep)
 _self_test("self-test-wrong", lambda input: np.maximum(input, 1))
-_self_test("self-test-writes", lambda input: np.maximum(input, 0, out=np.asarray(input) if input.flags.writeable else None))
+_self_test("self-test-writes", _write)
 for _spec in SPECS.values():
     if _spec.out == "tuple-first":  # a tuple of results, `out` for the first of them
         _spec.out = "one"
