@@ -22,14 +22,15 @@ def set_float32_matmul_precision(precision: str) -> None:
 
     It is a permission, as in `torch.set_float32_matmul_precision`: what has no faster way at a lower precision stays as
     it is. At ``'highest'``, errors (root mean square, relative to the result's) of convolutions are those of float32
-    arithmetic: 1e-7 to 5e-7 for sums of 144 to 4608 products. By 3x3 windows of stride 1, with 16 channels and outputs
-    or more, they take Winograd's algorithm in tiles of 2x2 places or, mostly, 2x4. In the latter an element's error may
-    be relative to the largest of six pixels in a row, and sums of whole numbers are rounded, too.
+    arithmetic: 1e-7 to 5e-7 for sums of 144 to 4608 products, and below 6e-7 with any compiler. By 3x3 windows of
+    stride 1, with 16 channels and outputs or more, they take Winograd's algorithm in tiles of 2x2 places or, mostly,
+    2x4. In the latter an element's error may be relative to the largest of six pixels in a row, and sums of whole
+    numbers are rounded, too.
 
     Below ``'highest'``, where there are enough channels, outputs and pixels for it to pay, those windows take F(4x4,
     3x3), with 36 multiplications for 144, in all three passes. Its errors are 5e-7 for sums of 144 products and 2e-6
-    for sums of 4608, up to four times those of ``'highest'``. An element's error may be relative to the largest in its
-    tile: of 6x6 pixels, or of the nine gradients of a window.
+    for sums of 4608 (below 2.5e-6 with any compiler), up to four times those of ``'highest'``. An element's error may
+    be relative to the largest in its tile: of 6x6 pixels, or of the nine gradients of a window.
 
     On the path `amx`, whose unit multiplies bf16 numbers and adds up in fp32, a float32 is split into up to
     three bf16 numbers, and convolutions that suit the unit (from 32 channels and outputs on) take
@@ -97,19 +98,39 @@ def get_float32_matmul_precision() -> str:
 def set_conv_algorithm(algorithm: str) -> None:
     """Set what bounds the rounding errors of convolutions, for the whole process.
 
-    Below, eps is that of the arrays' type (1.2e-7 for float32), and an output's *window* is what it is a sum over.
+    Below, eps is that of the arrays' type (1.2e-7 for float32), an element's *window* is what it is a sum over, and x,
+    w are what meets in it: of the gradient of the weights, the input and the gradient of the output.
 
-    ``'direct'`` adds up the products of each output and nothing else, in the arithmetic of the arrays' type. An output
-    of K products has an error of at most
+    ``'direct'`` adds up the products of each element and nothing else, in the arithmetic of the arrays' type. A sum of
+    K products errs by at most
 
-        (K / 2 + 1) * eps * (sum over its window of ``|x| * |w|``)
+        (K / 2 + 2) * eps * (sum over its window of ``|x| * |w|``)
 
-    in all three passes (of the gradient of the weights x and w are the gradient of the output and the input). What is not
-    in a window does not reach its output, and where no product is negative, no output is. It leaves out Winograd's
-    algorithm and matrix units, whatever `set_float32_matmul_precision` allows, and takes 1.5 to 3 times as long by 3x3
-    windows of many channels. Elsewhere the two algorithms are the same.
+    in all three passes, where nothing underflows; mostly by far less. What is not in a window does not reach its
+    element, and sums of products that are not negative are not. Winograd's algorithm and matrix units are left out,
+    whatever `set_float32_matmul_precision` allows. By 3x3 windows of 16 channels and more it takes 1.3 to 3 times as
+    long as ``'auto'``. Where neither serves a shape, the two are the same, to the bit.
 
-    ``'auto'`` chooses by speed.
+    ``'auto'`` also takes Winograd's algorithm, whose outputs share sums with their neighbours. An output errs by at
+    most
+
+        c * eps * (largest ``|x|`` near its window) * (sum of ``|w|`` of its filter)
+
+    with c = 16 at the precision ``'highest'`` and 64 below it (a tenth of that is usual); *near* is within three
+    pixels, in any channel of the group. So that a large pixel does not spoil its neighbours, the windows that share
+    sums get the direct ones where the largest ``|x|`` that they read is more than 64 times the largest of some window
+    that is not all zero, or is not finite; a window of zeros has exactly its bias. Hence the bound holds with 64 * c
+    and the largest ``|x|`` of the *own* window. The same goes for the gradient of the input, and for that of the
+    weights with the sum, over all places of the output, of the largest ``|x|`` times the largest ``|w|`` that a tap
+    meets there. Each neighbourhood is judged by its own values: what else is in a batch changes no bit. (A matrix unit,
+    where one is used, multiplies each number for itself, as exactly as the precision says.)
+
+    Weights of which a filter, not all zero, has a tap of zeros in all channels (masked and causal convolutions, unit
+    impulses) or numbers of one sign only (box filters, counts) take the direct sums at ``'auto'``, too. No check can do
+    so in general: where a mask differs from channel to channel, or signs agree only with those of the input, outputs
+    may depend a little on what they should not see, or be a little below zero. That takes ``'direct'``.
+
+    `fastcnn.reference` has direct sums.
 
     Parameters
     ----------

@@ -325,7 +325,10 @@ SIZES = ("n", "c", "h", "w", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh
 
 
 class Window(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ssize_t) for name in SIZES] + [("channels_last", ctypes.c_int), ("algorithm", ctypes.c_int)]
+    _fields_ = [(name, ctypes.c_ssize_t) for name in SIZES] + [
+        ("channels_last", ctypes.c_int),
+        ("algorithm", ctypes.c_int),
+    ]
 
 
 def call(name, *arguments, result=None):

@@ -483,9 +483,7 @@ def conv2d_norm(
 
 
 @remembered
-def _conv_norm(
-    input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu, algorithm
-):
+def _conv_norm(input, weight, bias, mean, scale, shift, stride, padding, dilation, groups, residual, relu, algorithm):
     input, weight, *factors = required(input=input, weight=weight, mean=mean, scale=scale, shift=shift)
     _, bias, residual = check.floats(input=input, bias=bias, residual=residual)
     check.ndim("input", input, 4)

@@ -18,7 +18,7 @@ of up to 14 places (or, in backward-weight, 14 taps) by `panel` outputs (micro/t
 More ways to do a job have files of their own, and are asked first whether it suits them: the matrix unit (matrix.pyx),
 Winograd's algorithm for 3x3 windows (winograd.pyx), three ways for few channels (planar.pyx; spread.pyx, which is given
 a whole gradient of an input, not jobs; ring.pyx for the weights), one for the weights of 1x1 windows (point.pyx). A
-job that the first two give up, because a result is not finite, is done by the sums here.
+job that the first two give up, or that is to be `direct`, is done by the sums here or the last three ways.
 
 What comes after the sums (job.after: batch norm, residual, ReLU) is done to places here and by Winograd's algorithm as
 soon as their sums are complete, in the L1 cache. The matrix unit and planar tiles leave it to a pass of its own.

@@ -4,8 +4,8 @@ from .jobs cimport Job
 
 # Another way to do a job of conv.pyx. `winograd_scratch` tells from the shape alone what scratch it takes, whatever the
 # precision, which may change between two calls; 0 where it suits at none. The passes return False where it does not
-# suit, and where a result is not finite: what they wrote is then to be written by the direct sums, whose infinities and
-# NaN are the true ones.
+# suit the shape or the weights, or (backward-weight) where sums are so large that they may have overflowed: what they
+# wrote is then to be written by the direct sums.
 #
 # job.before is done to what is read of the source, with all else that a pass does: its channels are neighbours then.
 cdef bint winograd_fits(const Job* job, Py_ssize_t itemsize, bint weights) noexcept nogil  # at the precision in use

@@ -23,7 +23,15 @@ backward-weight the nine taps share their sums: each errs by the rounding of the
 much, by the rounding of the largest of the six pixels that a line of its tile reads; sums in parts of few steps keep
 it within 5e-7, which F(2x2, 3x3) leaves at 256 channels. F(4x4, 3x3) errs two to eight times as much as F(2x2, 3x3),
 and in each pass by the rounding of the largest in a tile.
-"""
+
+Range: so the errors of a tile are relative to its largest magnitude. A tile is marked (micro/guard.h) where that is
+more than 2**FASTCNN_RANGE times the smallest nonzero maximum of its windows, or not finite. After all tasks, marked
+tiles get direct sums, as do those with a result beyond 1e30 or not finite. The sum of a window of zeros beside other
+pixels is its bias. Each tile is judged by its own values: bits do not depend on what else a call computes. In
+backward-weight a task's marked tiles are zeros in its transformed sums and have direct sums of their own, added after
+them. There the ranges of x and of dy count together, and a call is given up where a transformed sum is beyond 1e30 or
+not finite. Weights with a tap of zeros, or of one sign, take direct sums for the whole call (_shares_too_much): no tile
+shows what they need. """
 
 from cython cimport floating
 from cython.parallel cimport prange
@@ -44,16 +52,18 @@ cdef extern from "micro/guard.h" nogil:
         EMPTY "FASTCNN_EMPTY"
 
     ctypedef struct Guard "fastcnn_guard":
-        void (*peaks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, Py_ssize_t) noexcept nogil
+        void (*peaks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*,
+                          Py_ssize_t) noexcept nogil
         int (*marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*,
                          uint8_t*) noexcept nogil
         int (*weight_marks_f32)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, Py_ssize_t,
                                 Py_ssize_t, Py_ssize_t, float*, uint8_t*) noexcept nogil
-        void (*peaks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*, Py_ssize_t) noexcept nogil
+        void (*peaks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, double*,
+                          Py_ssize_t) noexcept nogil
         int (*marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
                          double*, uint8_t*) noexcept nogil
-        int (*weight_marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, Py_ssize_t,
-                                Py_ssize_t, Py_ssize_t, double*, uint8_t*) noexcept nogil
+        int (*weight_marks_f64)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*,
+                                Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, uint8_t*) noexcept nogil
 
     const Guard* fastcnn_guard_for(const char* isa)
 
@@ -85,7 +95,7 @@ cdef Py_ssize_t ROUNDED_SUM_STEPS = 40
 cdef Py_ssize_t PACK_CHANNELS = 16
 # Channels of a direct sum, nine products each, between two visits to the output.
 cdef Py_ssize_t DIRECT_CHANNELS = 48
-# A sum beyond this has swamped the gradients of the other taps, which its tile shares transforms with.
+# A transformed sum beyond this may have overflowed where the direct ones do not.
 cdef double HUGE = 1e30
 # Fewer channels, outputs or tiles than these, and the transforms cost more than the products save (measured).
 cdef Py_ssize_t FEWEST_CHANNELS = 16
@@ -482,8 +492,8 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     cdef Py_ssize_t images = min(p.images, job.n - image)
     cdef Py_ssize_t rows = min(p.rows, p.tiles_y - top), columns = min(p.columns, p.tiles_x - left)
     cdef Py_ssize_t tiles = images * rows * columns, heights = pieces(tiles, micro().rows)
-    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, x, o, n, place_rows, places, lines, r, share
-    cdef Py_ssize_t c, line, pixel
+    cdef Py_ssize_t each, first_panel, width, panel, position, t, first, i, y, x, o, n, place_rows, places, lines, r
+    cdef Py_ssize_t share, c, line, pixel
     cdef const floating* start
     cdef floating* v = <floating*>(slice + p.v)
     cdef floating* m = <floating*>(slice + p.m)
@@ -508,8 +518,9 @@ cdef bint _block(const Job* job, const Plan* p, Py_ssize_t task, const floating*
     for i in range(images):
         for y in range(rows):
             mark = marks + (i * rows + y) * columns
-            t = _marks(columns, min(p.step_y, job.ny - p.step_y * (top + y)), min(p.step_x * columns, job.nx - p.step_x * left),
-                       p, <const floating*>(peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch), temp, mark)
+            t = _marks(columns, min(p.step_y, job.ny - p.step_y * (top + y)),
+                       min(p.step_x * columns, job.nx - p.step_x * left), p,
+                       <const floating*>(peaks + (i * (p.step_y * rows + 2) + p.step_y * y) * p.pitch), temp, mark)
             marked |= t
             if t & WIDE:
                 found = True
@@ -607,8 +618,8 @@ cdef void _direct_row(const Job* job, const Plan* p, Py_ssize_t row, const float
     flags += row * p.tiles_x
     source += image * job.source.image + group * inputs * job.source.channel
     dest += image * job.dest.image + group * job.outputs * job.dest.channel + top * job.dest.row
-    s.a_offset, s.a_row, s.a_step, s.b_segment, s.b_step, s.b_offset = offset, inputs, 1, inputs * p.panel, p.panel, NULL
-    s.segments = 9
+    s.segments, s.a_offset, s.a_row, s.a_step = 9, offset, inputs, 1
+    s.b_segment, s.b_step, s.b_offset = inputs * p.panel, p.panel, NULL
     while t < p.tiles_x:
         if not flags[t]:
             t += 1
@@ -736,7 +747,7 @@ cdef void _add_places(const Job* job, const floating* grad, Py_ssize_t images, P
 cdef void _add_direct(const Job* job, const Plan* p, Py_ssize_t top, Py_ssize_t left, Py_ssize_t tiles,
                       Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t outputs, Py_ssize_t panels,
                       const floating* grad, const floating* source, floating* direct, char* slice) noexcept nogil:
-    """direct[tap][channel][output] += the sums over `tiles` neighbours of one image, whose first place is (top, left)."""
+    """direct[tap][channel][output] += the sums over `tiles` neighbours of one image, from its place (top, left) on."""
     cdef Py_ssize_t rows = min(p.step_y, job.ny - top), columns = min(p.step_x * tiles, job.nx - left)
     cdef Py_ssize_t width = columns + 2, pitch = panels * p.panel, heights = pieces(channels, micro().rows)
     cdef Py_ssize_t first, last, y, tap, panel, k, c
@@ -870,7 +881,7 @@ cdef bint _sum_parts(const Job* job, const Plan* p, Py_ssize_t row, const floati
     """grad_weight of one input channel of one group; whether a transformed sum is huge or not finite."""
     cdef Py_ssize_t group = row // job.inputs, c = row % job.inputs, q = c // p.chunk
     cdef Py_ssize_t slots = job.groups * p.chunks * p.sets, panel, o, k, part
-    cdef bint bad = False, direct
+    cdef bint bad = False
     cdef floating value
     cdef floating* out
     cdef const floating* sums
