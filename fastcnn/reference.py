@@ -1045,7 +1045,7 @@ def batch_norm_backward(
     axes = (0, *range(2, input.ndim))
     xhat = (input - _over_channels(mean, input.ndim)) * _over_channels(invstd, input.ndim)
     grad_bias = grad_output.sum(axis=axes)
-    grad_weight = (grad_output * xhat).sum(axis=axes)
+    grad_weight = (grad_output * (input - _over_channels(mean, input.ndim))).sum(axis=axes) * invstd
     if sums is not None:
         grad_bias, grad_weight = sums[0].astype(input.dtype), (sums[1] * invstd).astype(input.dtype)
     scale = invstd if weight is None else invstd * weight

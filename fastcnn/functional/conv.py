@@ -507,6 +507,9 @@ def conv2d(
     im2col in tiles (kernels/conv.pyx): the column matrix of Chellapilla, Puri & Simard, "High performance convolutional
     neural networks for document processing" (2006), is read from a block of padded rows and never built.
 
+    Padding is made of zeros that take part in the sums: times an infinite weight they are NaN. `conv2d_backward` has
+    such products in the weight's gradient, but not in the input's, which only has those of windows that exist.
+
     Examples
     --------
     >>> import numpy as np

@@ -351,10 +351,10 @@ cdef void batch_norm_factors_ptr(const double* mean, const double* var, const fl
                                  double eps, Py_ssize_t c, floating* factors) noexcept nogil:
     """factors (4, c): mean, 1 / sqrt(var + eps), and scale and shift of output = (input - mean) * scale + shift.
 
-    `mean` is rounded, and `shift` makes up for it. NULL for a weight of 1 and a bias of 0.
+    `mean` is rounded, and `shift` makes up for it where that is finite. NULL for a weight of 1 and a bias of 0.
     """
     cdef Py_ssize_t i
-    cdef double scale, rounding
+    cdef double scale, lost
     for i in range(c):
         scale = 1 / sqrt(var[i] + eps)
         factors[i] = <floating>mean[i]
@@ -362,10 +362,10 @@ cdef void batch_norm_factors_ptr(const double* mean, const double* var, const fl
         if weight != NULL:
             scale *= weight[i]
         factors[2 * c + i] = <floating>scale
-        rounding = factors[i] - mean[i]
-        if not (rounding < 0 or rounding > 0):  # of an infinite mean it is NaN; 0 would meet an infinite scale
-            scale = rounding = 0
-        factors[3 * c + i] = <floating>((0 if bias == NULL else bias[i]) + rounding * scale)
+        lost = (factors[i] - mean[i]) * scale
+        if lost - lost != 0:  # of an infinite mean or scale, of which nothing was lost
+            lost = 0
+        factors[3 * c + i] = <floating>((0 if bias == NULL else bias[i]) + lost)
 
 
 cdef void move_running_ptr(const double* batch, double factor, double momentum, Py_ssize_t c,
