@@ -196,8 +196,8 @@ def test_an_image_does_not_depend_on_others(dtype, order, threads):
             threads(count)
             results.append(F.conv2d_backward(dy, x, weight, **options, needs=(True, False, False))[0])
         assert_array_equal(results[0], results[1])
-        if "winograd" in chosen(x.shape, kernel, options, order, dtype)["backward_data"]:
-            continue  # which is left for the direct sums by all images together
+        if isa.has_matrix_unit() and dtype == np.float32:
+            continue  # which leaves all images to the other implementations where one is not finite
         for image in (0, 2):
             alone = F.conv2d_backward(dy[image : image + 1], x[image : image + 1], weight, **options)[0]
             assert_array_equal(results[0][image], alone[0])
