@@ -17,6 +17,7 @@ import fastcnn
 from fastcnn import models, optim
 from fastcnn.benchmark.cases import select
 from fastcnn.benchmark.report import report
+from fastcnn.benchmark.worker import WorkerError
 from fastcnn.training import (
     Augment,
     Checkpoint,
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError, ModuleNotFoundError, NonFiniteLossError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, NonFiniteLossError, WorkerError) as error:
         print(f"fastcnn {options.command}: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

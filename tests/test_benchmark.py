@@ -571,6 +571,15 @@ def test_bench_does_not_time_what_differs(monkeypatch, helpers, capsys):
     assert cli.main(["bench"]) == 1
 
 
+def test_bench_without_a_process_that_works(monkeypatch, capsys):
+    monkeypatch.setenv("FASTCNN_ISA", "no-such-path")
+    assert cli.main(["bench", "--filter", "relu"]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("fastcnn bench: error: the process of fastcnn: ")
+    assert "no-such-path" in output.err
+    assert output.err.count("\n") == 1
+
+
 def test_options_of_bench_reach_the_sides(monkeypatch, capsys):
     found = []
 
@@ -612,4 +621,4 @@ def test_the_columns_of_bench_are_not_swapped(capsys, tmp_path, threads):
     assert cli.main(["bench", *options]) == 0
     (case,) = json.loads(path.read_text())["cases"]
     assert case["ratio"] > 5
-    assert case["reference"] > 5 * case["fastcnn"]
+    assert case["numpy"] > 5 * case["fastcnn"]

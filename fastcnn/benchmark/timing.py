@@ -252,7 +252,8 @@ def take_turns(
             previous = side.worker
             calls, bursts = plan[side.name]
             found = side.worker.turn(side.name, calls, bursts)
-            timing.seconds[side.name].append([both[processor_time] / calls for both in found])
+            # A processor's clock may be so coarse that a burst shows none.
+            timing.seconds[side.name].append([max(both[processor_time], 1e-9) / calls for both in found])
             wall, processor = map(sum, zip(*found, strict=True))
             timing.cores[side.name].append(processor / wall)
         timing.groups.append(0)
