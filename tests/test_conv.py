@@ -131,13 +131,64 @@ def test_every_tiling(size, kernel, arguments, order, threads):
             assert_array_equal(got, want)
 
 
+# Shapes whose work is cut at every seam of an implementation, with a smaller piece at the end of each: blocks of rows and
+# of columns (BLOCK_BYTES), chunks of channels (SUM_STEPS; PARTIAL_BYTES in backward-weight), panels, parts of panels and
+# of images (TASKS, PART_PLACES), strips of the parts' sum (SUM_ROWS, SUM_OUTPUTS, TURNED).
+SEAMS = {
+    "chunks and panels": ((2, 40, 9, 11), (70, 40, 5, 5), {"padding": 2}),
+    "blocks of rows": ((1, 20, 50, 261), (20, 20, 5, 5), {}),
+    "blocks of columns": ((1, 20, 3, 3001), (9, 20, 3, 5), {"padding": (1, 2)}),
+    "parts of panels": ((1, 20, 5, 5), (300, 20, 3, 3), {"stride": 2, "padding": 1}),
+    "parts of images": ((37, 20, 5, 7), (36, 20, 4, 2), {}),
+    "narrow chunks": ((3, 70, 8, 8), (330, 70, 5, 5), {"stride": 3, "padding": 2}),
+    "groups": ((5, 36, 9, 10), (54, 12, 3, 3), {"groups": 3, "stride": 2}),
+    "phases": ((2, 24, 15, 17), (40, 24, 4, 3), {"stride": (2, 3), "padding": 1}),
+    "dilation": ((2, 24, 20, 21), (20, 24, 3, 3), {"dilation": (2, 3), "padding": (2, 3)}),
+    "one row": ((1, 40, 1, 4001), (24, 40, 1, 7), {"padding": (0, 3)}),
+    "depthwise chunks": ((2, 523, 7, 9), (523, 1, 3, 3), {"padding": 1, "groups": 523}),
+    "depthwise blocks": ((2, 40, 31, 301), (40, 1, 3, 5), {"padding": 1, "groups": 40}),
+    "points": ((2, 301, 31, 33), (139, 301, 1, 1), {}),
+    "points of groups": ((3, 150, 13, 17), (78, 50, 1, 1), {"groups": 3}),
+    "winograd": ((3, 150, 13, 14), (135, 150, 3, 3), {"padding": 1}),
+    "winograd, small images": ((71, 33, 5, 4), (37, 33, 3, 3), {"padding": 1}),
+    "winograd, wide": ((1, 40, 7, 1301), (18, 40, 3, 3), {"padding": 1}),
+    "winograd, groups": ((4, 68, 12, 10), (70, 34, 3, 3), {"groups": 2}),
+    "few channels": ((21, 3, 29, 28), (7, 3, 5, 5), {"padding": 2}),
+    "few channels, many outputs": ((3, 3, 30, 33), (70, 3, 3, 3), {"padding": 1}),
+    "few channels, strides": ((5, 3, 61, 40), (20, 3, 7, 7), {"stride": 2, "padding": 3}),
+    "few channels, wide": ((1, 3, 5, 23001), (5, 3, 3, 3), {"padding": 1}),
+    "few channels, groups": ((3, 12, 30, 41), (15, 4, 3, 4), {"padding": 1, "groups": 3}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("case", SEAMS)
+def test_sums_at_seams(case, order, dtype):
+    """Each product once: of whole numbers other than 0, so that none is lost in rounding."""
+    size, kernel, arguments = SEAMS[case]
+    draw = np.random.default_rng(0)
+
+    def whole(*shape):
+        return draw.choice(np.array([-2, -1, 1, 2], dtype), shape)
+
+    x, weight, bias = in_order(whole(*size), order), whole(*kernel), whole(kernel[0])
+    output = F.conv2d(x, weight, bias, **arguments)
+    dy = in_order(whole(*output.shape), order)
+    got = output, *F.conv2d_backward(dy, x, weight, **arguments)
+    want = reference.conv2d(x, weight, bias, **arguments), *reference.conv2d_backward(dy, x, weight, **arguments)
+    for one, other in zip(got, want, strict=True):
+        assert np.abs(one - other).max() < 0.25  # 0 but for float32 by Winograd's algorithm or a matrix unit
+        assert one.dtype == dtype
+
+
 @pytest.mark.parametrize("path", isa.available())
 def test_every_instruction_set(path):
-    """The tilings and special values once more, in a process of its own for each path that the CPU has."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or special"]
+    """The tilings, seams and special values once more, in a process of its own for each path that the CPU has."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or seams or special"]
     done = subprocess.run(command, env={**os.environ, "FASTCNN_ISA": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{2 * len(TILINGS) + 6} passed" in done.stdout
+    assert f"{2 * len(TILINGS) + 4 * len(SEAMS) + 6} passed" in done.stdout
 
 
 def test_a_path_the_cpu_lacks_is_an_error():
