@@ -131,9 +131,9 @@ def test_every_tiling(size, kernel, arguments, order, threads):
             assert_array_equal(got, want)
 
 
-# Shapes whose work is cut at every seam of an implementation, with a smaller piece at the end of each: blocks of rows and
-# of columns (BLOCK_BYTES), chunks of channels (SUM_STEPS; PARTIAL_BYTES in backward-weight), panels, parts of panels and
-# of images (TASKS, PART_PLACES), strips of the parts' sum (SUM_ROWS, SUM_OUTPUTS, TURNED).
+# Shapes whose work is cut at every seam of an implementation, with a smaller piece at the end of each: blocks of rows
+# and of columns (BLOCK_BYTES), chunks of channels (SUM_STEPS; PARTIAL_BYTES in backward-weight), panels, parts of
+# panels and of images (TASKS, PART_PLACES), strips of the parts' sum (SUM_ROWS, SUM_OUTPUTS, TURNED).
 SEAMS = {
     "chunks and panels": ((2, 40, 9, 11), (70, 40, 5, 5), {"padding": 2}),
     "blocks of rows": ((1, 20, 50, 261), (20, 20, 5, 5), {}),
@@ -185,7 +185,17 @@ def test_sums_at_seams(case, order, dtype):
 @pytest.mark.parametrize("path", isa.available())
 def test_every_instruction_set(path):
     """The tilings, seams and special values once more, in a process of its own for each path that the CPU has."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "tiling or seams or special"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "tiling or seams or special",
+    ]
     done = subprocess.run(command, env={**os.environ, "FASTCNN_ISA": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert f"{2 * len(TILINGS) + 4 * len(SEAMS) + 6} passed" in done.stdout

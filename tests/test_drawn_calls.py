@@ -40,7 +40,7 @@ def test_every_public_function_is_drawn():
     [("crash", "killed its process"), ("wrong", "elements wrong"), ("writes", "has changed")],
 )
 def test_what_is_wrong_is_found(kind, message):
-    """By calls that are wrong on purpose: each is reported, with the command that repeats it, and the next one drawn."""
+    """Calls that are wrong on purpose: each is reported with the command that repeats it, and the next is drawn."""
     done = drawn("--count", 3, "--first", 40, "--jobs", 1, "--only", f"self-test-{kind}")
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]

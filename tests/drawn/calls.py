@@ -129,7 +129,9 @@ def compare(name, got, want, scale, factor, type_of):
             equal = (a == b.astype(a.dtype)) | ((a != a) & (b != b))
             _raise_at(number, equal, a, b, "equal")
             continue
-        if a.ndim and not isinstance(got[number], float) and a.dtype not in (type_of, np.dtype(np.float64)) or not a.dtype.isnative:
+        if (
+            a.ndim and not isinstance(got[number], float) and a.dtype not in (type_of, np.dtype(np.float64))
+        ) or not a.dtype.isnative:
             raise Wrong(f"result {number}: {a.dtype}, expected {type_of}")
         _compare_floats(number, a, b, np.broadcast_to(np.asarray(s, np.float64), b.shape), factor, type_of)
 

@@ -108,19 +108,19 @@ class Spec:
     make: Callable
     function: Callable
     reference: Callable
-    scale: Callable | None          # (arguments in float64, expected) -> magnitudes summed; None: equal to the bit
-    factor: float = 16.0            # roundings of those magnitudes that are allowed
-    out: str | None = None          # 'one', or 'tuple' of `out_count`
+    scale: Callable | None  # (arguments in float64, expected) -> magnitudes summed; None: equal to the bit
+    factor: float = 16.0  # roundings of those magnitudes that are allowed
+    out: str | None = None  # 'one', or 'tuple' of `out_count`
     out_count: int = 1
-    in_place: tuple = ()            # arguments that `out` may be
-    written: tuple = ()             # arguments that are updated
-    strict: tuple = ()              # arguments that must be contiguous, aligned and native
-    images: tuple = ()              # arguments whose channels may run fastest
-    sizes: tuple = ()               # arguments that are sizes
-    convolves: bool = False         # its float32 products may be less exact, and its tiles share errors
-    far: bool = False               # far geometries can be compared, by gathering
-    check: Callable | None = None   # a comparison of its own
-    weight: float = 1.0             # how often it is drawn
+    in_place: tuple = ()  # arguments that `out` may be
+    written: tuple = ()  # arguments that are updated
+    strict: tuple = ()  # arguments that must be contiguous, aligned and native
+    images: tuple = ()  # arguments whose channels may run fastest
+    sizes: tuple = ()  # arguments that are sizes
+    convolves: bool = False  # its float32 products may be less exact, and its tiles share errors
+    far: bool = False  # far geometries can be compared, by gathering
+    check: Callable | None = None  # a comparison of its own
+    weight: float = 1.0  # how often it is drawn
     is_public: bool = True
     parameters: tuple = ("input",)  # with whose names errors begin
 
@@ -333,9 +333,38 @@ def _nested():
 
 
 def _hostile_real(draw, value):
-    return draw.pick([math.nan, math.inf, -math.inf, -1.0, -1e-300, 2.0, 10**400, -(10**400), True, np.True_, None, "0.1",
-                      1j, Fraction(1, 3), Decimal("0.5"), np.float32(0.5), np.float64(0.25), np.int64(1), np.array(0.5),
-                      np.array([0.5]), [0.5], (0.1, 0.2), b"1", 0, 1, object(), 1e308, 5e-324])  # fmt: skip
+    return draw.pick(
+        [
+            math.nan,
+            math.inf,
+            -math.inf,
+            -1.0,
+            -1e-300,
+            2.0,
+            10**400,
+            -(10**400),
+            True,
+            np.True_,
+            None,
+            "0.1",
+            1j,
+            Fraction(1, 3),
+            Decimal("0.5"),
+            np.float32(0.5),
+            np.float64(0.25),
+            np.int64(1),
+            np.array(0.5),
+            np.array([0.5]),
+            [0.5],
+            (0.1, 0.2),
+            b"1",
+            0,
+            1,
+            object(),
+            1e308,
+            5e-324,
+        ]
+    )
 
 
 def _hostile_flag(draw, value):
@@ -343,8 +372,28 @@ def _hostile_flag(draw, value):
 
 
 def _hostile_text(draw, value):
-    return draw.pick(["", "Mean", "foo", None, 0, b"mean", ["mean"], ("none",), "mean\0", "x" * 100, "\ud800", np.str_("sum"),
-                      True, object(), "same", "valid", "tanh", "none"])  # fmt: skip
+    return draw.pick(
+        [
+            "",
+            "Mean",
+            "foo",
+            None,
+            0,
+            b"mean",
+            ["mean"],
+            ("none",),
+            "mean\0",
+            "x" * 100,
+            "\ud800",
+            np.str_("sum"),
+            True,
+            object(),
+            "same",
+            "valid",
+            "tanh",
+            "none",
+        ]
+    )
 
 
 def _hostile_array(draw, name, array):
@@ -384,8 +433,16 @@ def _hostile_array(draw, name, array):
         record = np.zeros(array.shape, [("a", array.dtype), ("b", np.uint8)])
         record["a"] = array
         return draw.pick([record, record["a"], array.view(np.recarray)])
-    return draw.pick([memoryview(np.ascontiguousarray(array)) if array.dtype.isnative else array, np.array(1.0, array.dtype),
-                      np.zeros((1,) * 9, array.dtype), np.zeros((0,), array.dtype), np.float32(1), np.zeros(())])  # fmt: skip
+    return draw.pick(
+        [
+            memoryview(np.ascontiguousarray(array)) if array.dtype.isnative else array,
+            np.array(1.0, array.dtype),
+            np.zeros((1,) * 9, array.dtype),
+            np.zeros((0,), array.dtype),
+            np.float32(1),
+            np.zeros(()),
+        ]
+    )
 
 
 def _hostile_out(draw, spec, arguments):
@@ -518,8 +575,10 @@ def _far_geometry(input, weight, stride, padding, dilation):
     kernel = weight.shape[2:]
     stride, dilation = reference._pair(stride), reference._pair(dilation)
     sides = reference._sides(padding, kernel, stride, dilation)
-    places = [(n + sum(s) - d * (k - 1) - 1) // t + 1
-              for n, s, d, k, t in zip(input.shape[2:], sides, dilation, kernel, stride, strict=True)]  # fmt: skip
+    places = [
+        (n + sum(s) - d * (k - 1) - 1) // t + 1
+        for n, s, d, k, t in zip(input.shape[2:], sides, dilation, kernel, stride, strict=True)
+    ]
     if min(places) < 1 or math.prod(places) > 1e5:
         raise MemoryError
     return [_reads(*axis) for axis in
@@ -569,8 +628,9 @@ def _far_conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilati
 @contextlib.contextmanager
 def gathering():
     """The reference's convolutions by indices, whatever the geometry."""
-    with mock.patch.object(reference, "conv2d", _far_conv2d), mock.patch.object(
-        reference, "conv2d_backward", _far_conv2d_backward
+    with (
+        mock.patch.object(reference, "conv2d", _far_conv2d),
+        mock.patch.object(reference, "conv2d_backward", _far_conv2d_backward),
     ):
         yield
 
@@ -736,7 +796,9 @@ _WINDOW_SIZES = ("kernel_size", "dilation", "padding", "stride", "output_size")
 
 def _lined(options, dims):
     """An int for a tuple of one."""
-    return {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in options.items()} if dims == 1 else options
+    return (
+        {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in options.items()} if dims == 1 else options
+    )
 
 
 def _unfolding(dims):
@@ -851,8 +913,16 @@ def _(draw):
     size, kernel, options = _norm_geometry(draw)
     dy = draw.floats(*_output_shape(size, kernel, options))
     needs = _needs(draw)
-    return {"grad_output": dy, "input": draw.floats(*size), **_factors_of(draw, size[1]), "weight": draw.floats(*kernel),
-            **options, "relu": relu, "needs": needs, "sums": needs[0] and draw.chance(0.5)}  # fmt: skip
+    return {
+        "grad_output": dy,
+        "input": draw.floats(*size),
+        **_factors_of(draw, size[1]),
+        "weight": draw.floats(*kernel),
+        **options,
+        "relu": relu,
+        "needs": needs,
+        "sums": needs[0] and draw.chance(0.5),
+    }
 
 
 def _conv_norm_scale(arguments, want):
@@ -1148,10 +1218,16 @@ def _norm_arguments(draw):
         draw.values = "normal"
     c = shape[1]
     running = draw.chance(0.7) or not training
-    return {"input": draw.floats(*shape), "running_mean": draw.floats(c) if running else None,
-            "running_var": draw.positive(c) if running else None,
-            "weight": draw.floats(c) if draw.chance(0.7) else None, "bias": draw.floats(c) if draw.chance(0.7) else None,
-            "training": training, "momentum": draw.pick([0.1, 0.0, 1.0, 0.37]), "eps": draw.pick([1e-5, 1e-3, 0.5])}  # fmt: skip
+    return {
+        "input": draw.floats(*shape),
+        "running_mean": draw.floats(c) if running else None,
+        "running_var": draw.positive(c) if running else None,
+        "weight": draw.floats(c) if draw.chance(0.7) else None,
+        "bias": draw.floats(c) if draw.chance(0.7) else None,
+        "training": training,
+        "momentum": draw.pick([0.1, 0.0, 1.0, 0.37]),
+        "eps": draw.pick([1e-5, 1e-3, 0.5]),
+    }
 
 
 _RUNNING = ("running_mean", "running_var")
@@ -1190,14 +1266,22 @@ def _norm_backward_scale(arguments, want):
     count = max(x.size // x.shape[1], 1)
     sums, products = dy.sum(axis=axes), (dy * xhat).sum(axis=axes)
     if arguments.get("sums") is not None:
-        sums, products = sums + np.abs(arguments["sums"][0]), products + np.abs(arguments["sums"][1] * arguments["invstd"])
+        sums, products = (
+            sums + np.abs(arguments["sums"][0]),
+            products + np.abs(arguments["sums"][1] * arguments["invstd"]),
+        )
     wide = [_over_channels(value / count, x.ndim) for value in (sums, products)]
     grad = (dy + wide[0] + xhat * wide[1]) * weight * np.abs(invstd)
     return (grad, products, sums, dy) if arguments["return_masked"] else (grad, products, sums)
 
 
-@draws("batch_norm_backward", scale=_norm_backward_scale, out="tuple-first", in_place=("input", "grad_output"),
-       images=("input", "grad_output"))  # fmt: skip
+@draws(
+    "batch_norm_backward",
+    scale=_norm_backward_scale,
+    out="tuple-first",
+    in_place=("input", "grad_output"),
+    images=("input", "grad_output"),
+)
 def _(draw):
     shape = _normed_shape(draw)
     c = shape[1]
@@ -1233,8 +1317,11 @@ def _activation(name, saved, scale, exact=False, **more):
     def backward(draw):
         shape = _any_shape(draw)
         value = draw.floats(*shape)
-        return {"grad_output": draw.floats(*shape), saved: np.asarray(np.clip(value, -1, 1)) if saved == "output" else value,
-                **{key: make(draw) for key, make in more.items()}}  # fmt: skip
+        return {
+            "grad_output": draw.floats(*shape),
+            saved: np.asarray(np.clip(value, -1, 1)) if saved == "output" else value,
+            **{key: make(draw) for key, make in more.items()},
+        }
 
     def forward_scale(arguments, want):
         return scale(arguments["input"], want)
@@ -1261,7 +1348,7 @@ def _(draw):
     return {"input": draw.floats(*shape), "other": draw.floats(*shape)}
 
 
-@draws("dropout", scale=lambda arguments, want: tuple(np.abs(w) for w in want[:1]) + (None,)
+@draws("dropout", scale=lambda arguments, want: (*(np.abs(w) for w in want[:1]), None)
        if isinstance(want, tuple) else np.abs(want), images=("input",))  # fmt: skip
 def _(draw):
     draw.special = False
@@ -1436,7 +1523,9 @@ def _(draw):
     n = draw.integer(0, 9) if draw.chance(0.9) else draw.pick([400, 4096, 4097])
     extra = tuple(draw.integer(1, 5) for _ in range(draw.pick([0, 0, 0, 1, 2])))
     shape = (n, classes, *extra)
-    target = draw.rng.integers(0, classes, (n, *extra)).astype(draw.pick([np.int64, np.int64, np.int32, np.uint8, np.int16]))
+    target = draw.rng.integers(0, classes, (n, *extra)).astype(
+        draw.pick([np.int64, np.int64, np.int32, np.uint8, np.int16])
+    )
     ignore = draw.pick([-100, -100, 0, classes - 1])
     if target.dtype.kind == "i" and ignore == -100 and draw.chance(0.3):
         target[draw.rng.random(target.shape) < draw.pick([0.3, 1.0])] = ignore
@@ -1458,7 +1547,11 @@ def _mse_scale(arguments, want):
 @draws("mse_loss", scale=_mse_scale, images=("input", "target"))
 def _(draw):
     shape = _any_shape(draw)
-    return {"input": draw.floats(*shape), "target": draw.floats(*shape), "reduction": draw.pick(["mean", "sum", "none"])}
+    return {
+        "input": draw.floats(*shape),
+        "target": draw.floats(*shape),
+        "reduction": draw.pick(["mean", "sum", "none"]),
+    }
 
 
 # --- updates --------------------------------------------------------------------------------------------------------
@@ -1487,8 +1580,13 @@ def _changes_nothing(function, **arguments):
     return () if value is None else value
 
 
-@draws("sgd_update", scale=_sgd_scale, written=("param", "momentum_buffer"), strict=("param", "grad", "momentum_buffer"),
-       reference=partial(_no_result, reference.sgd_update))  # fmt: skip
+@draws(
+    "sgd_update",
+    scale=_sgd_scale,
+    written=("param", "momentum_buffer"),
+    strict=("param", "grad", "momentum_buffer"),
+    reference=partial(_no_result, reference.sgd_update),
+)
 def _(draw):
     size = _vector_size(draw)
     momentum = draw.pick([0.0, 0.9, 0.5])
@@ -1511,8 +1609,14 @@ def _adam_scale(arguments, want):
     return [(), {"param": p + step * known * 2, "exp_avg": m + g, "exp_avg_sq": v + g * g}]
 
 
-@draws("adam_update", scale=_adam_scale, written=("param", "exp_avg", "exp_avg_sq"), sizes=("step",),
-       strict=("param", "grad", "exp_avg", "exp_avg_sq"), reference=partial(_no_result, reference.adam_update))  # fmt: skip
+@draws(
+    "adam_update",
+    scale=_adam_scale,
+    written=("param", "exp_avg", "exp_avg_sq"),
+    sizes=("step",),
+    strict=("param", "grad", "exp_avg", "exp_avg_sq"),
+    reference=partial(_no_result, reference.adam_update),
+)
 def _(draw):
     size = _vector_size(draw)
     if draw.values in ("wide", "zeros"):
@@ -1541,7 +1645,7 @@ def _(draw):
 def _image_batch(images, indices, scale=1.0, mean=0.0, std=1.0, shift=None, flip=None, cutout=None, dtype=np.float32,
                  out=None):  # fmt: skip
     """What the docstring of `image_batch` says, image by image."""
-    count, c, h, w = images.shape
+    _, c, h, w = images.shape
     mean, std = (np.broadcast_to(np.asarray(v, np.float64), (c,))[:, None, None] for v in (mean, std))
     batch = np.empty((len(indices), c, h, w), np.float64)
     for number, index in enumerate(np.asarray(indices)):
