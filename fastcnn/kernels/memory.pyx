@@ -15,7 +15,8 @@ arrays at a time.
 One lock guards all of it; no Python runs in it.
 
 FASTCNN_ALLOCATOR=malloc replaces all of it: each block is an allocation of the C library, exactly as large as asked
-for, and is freed when it is given back. AddressSanitizer and Valgrind then report accesses past its end or after its life.
+for, and is freed when it is given back. AddressSanitizer and Valgrind then report accesses past its end or after its
+life; malloc-nan fills it with NaN, too.
 """
 
 import os
