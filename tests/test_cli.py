@@ -362,7 +362,7 @@ def test_the_data_set_and_its_folder(reached, tmp_path, monkeypatch):
         assert asked[-2:] == [(name, "train", str(tmp_path)), (name, "test", str(tmp_path))]
 
 
-def test_threads_of_the_commands(reached, monkeypatch):
+def test_the_threads_of_a_run(reached):
     most = fastcnn.get_num_threads()
     for number in (1, 2):
         reached("--threads", number)
@@ -370,11 +370,6 @@ def test_threads_of_the_commands(reached, monkeypatch):
     fastcnn.set_num_threads(most)
     reached()
     assert fastcnn.get_num_threads() == most
-    seen = []
-    monkeypatch.setattr(cli.benchmark, "report", lambda cases, seconds, threads: seen.append((seconds, threads)) or [])
-    assert run("bench", "--threads", 1, "--seconds", 0.25) == 0
-    assert seen == [(0.25, 1)]
-    assert fastcnn.get_num_threads() == 1
 
 
 def test_the_output_folder(tmp_path, monkeypatch):

@@ -560,7 +560,7 @@ BAD = [
     (lambda: F.conv2d_max_pool(X, W, pool=2), ValueError,
      "pool: expected a tuple of kernel_size, stride, padding, dilation, ceil_mode or the first of them, got 2"),
     (lambda: F.conv2d_max_pool(X, W, pool=(9,)), ValueError,
-     "kernel_size: expected a window that fits the input's (4, 4) with padding (0, 0), got (9, 9)"),
+     "pool: kernel_size: expected a window that fits the input's (4, 4) with padding (0, 0), got (9, 9)"),
     (lambda: F.conv2d_max_pool(X, W[:, :2], pool=(2,)), ValueError,
      "input: expected 2 (of weight) * 1 (groups) channels, got shape (4, 3, 5, 5)"),
     (lambda: F.conv2d_max_pool(X[0, 0], W, pool=(2,)), ValueError,

@@ -93,7 +93,9 @@ def chosen(size, kernel, options, order, dtype):
     """For each pass the implementations that it tries, in order."""
     x, weight = in_order(np.zeros(size, dtype), order), np.zeros(kernel, dtype)
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
-    _, window, _ = _conv_window(x, weight, *(options[name] for name in ("stride", "padding", "dilation", "groups")), 2)
+    _, window, _ = _conv_window(
+        x, weight, *(options[name] for name in ("stride", "padding", "dilation", "groups")), 2, None
+    )
     return {name: conv.implementations(name, window, kernel[0], options["groups"], x.itemsize) for name in PASSES}
 
 
@@ -223,7 +225,7 @@ def test_the_pooled_cases_reach_both_implementations():
     for size, kernel, options, pool in POOLED.values():
         x, weight = np.zeros(size, np.float32), np.zeros(kernel, np.float32)
         options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
-        _, window, made = _conv_window(x, weight, *options.values(), 2)
+        _, window, made = _conv_window(x, weight, *options.values(), 2, None)
         then = pool_geometry(made, 2, *pool).window(made, False)
         fits.add(winners.fit(window, then, options["groups"], 4))
     assert fits == {True, False}

@@ -264,6 +264,7 @@ def test_errors_are_relative_to_the_own_window(kind, name, order, precision):
         within_range(x, normal(groups * outputs, channels, 3, 3, dtype=dtype, seed=1), dy, name, groups)
 
 
+@no_matrix_unit
 @pytest.mark.parametrize("name", NEAR)
 @pytest.mark.parametrize("value", [3e2, 1e6, 1e20, np.inf, np.nan])
 def test_a_large_pixel_wherever_it_lies(value, name, precision):
@@ -349,6 +350,7 @@ def test_a_window_of_zeros_gives_the_bias(name, order, precision):
         assert not grad[empty].any()
 
 
+@no_matrix_unit
 @pytest.mark.parametrize("name", NEAR)
 def test_weights_whose_structure_outputs_show(name, precision):
     """Masked windows, unit impulses and weights of one sign: as the direct sums have them."""
