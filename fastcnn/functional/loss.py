@@ -220,7 +220,7 @@ def _targets(target: object, shape: tuple[int, ...], classes: int, ignore_index:
         place = tuple(int(i) for i in np.unravel_index(np.flatnonzero(wrong)[0], shape)) if shape else ()
         wanted = f"class numbers from 0 to {classes - 1}, or ignore_index {ignore_index}"
         check.fail("target", wanted, f"{target[place]} at position {place}")
-    return target.astype(np.int64, copy=False)
+    return np.require(target, np.int64, ["A"])
 
 
 @overload

@@ -663,23 +663,27 @@ def _tiles(weight, stride, dilation):
     return weight.shape[2:] == (3, 3) and stride in ones and dilation in ones
 
 
-def _near_of(arguments, array):
-    weight = arguments["weight"]
-    if weight.ndim == 4 and _tiles(weight, arguments.get("stride", 1), arguments.get("dilation", 1)):
-        return np.fmax(np.abs(array), _largest_near(array, 5))
-    return np.abs(array)
-
-
 def _conv_scale(name, arguments, want):
+    """Magnitudes summed; where tiles share errors, with each pixel's replaced by the largest near it, as in padding."""
     given = {key: absolute(value) for key, value in arguments.items()}
-    for key in ("input", "grad_output"):
-        if key in given:
-            given[key] = _near_of(arguments, given[key])
-    if _tiles_of(arguments):
-        kernel = np.abs(arguments["weight"])
-        finite = np.where(np.isfinite(kernel), kernel, 0).max(axis=(-2, -1), keepdims=True)
-        given["weight"] = np.maximum(np.where(np.isfinite(kernel), kernel, np.inf), finite)
-    return getattr(reference, name)(**given)
+    if not _tiles_of(arguments):
+        return getattr(reference, name)(**given)
+    kernel = given["weight"]
+    largest = np.where(np.isfinite(kernel), kernel, 0).max(axis=(-2, -1), keepdims=True)
+    given["weight"] = np.where(np.isfinite(kernel), largest, np.inf)
+    sides = reference._sides(given.get("padding", 0), (3, 3), (1, 1), (1, 1))
+    if max(map(max, sides)) > 100:
+        return getattr(reference, name)(**given)
+    x = reference._pad(given["input"], sides)
+    given["input"], given["padding"] = np.fmax(x, _largest_near(x, 5)), 0
+    if "grad_output" in given:
+        given["grad_output"] = np.fmax(given["grad_output"], _largest_near(given["grad_output"], 5))
+    found = getattr(reference, name)(**given)
+    if "grad_output" in given and found[0] is not None:
+        (top, _), (left, _) = sides
+        h, w = arguments["input"].shape[-2:]
+        found = (found[0][..., top : top + h, left : left + w], *found[1:])
+    return found
 
 
 def _tiles_of(arguments):
@@ -1386,7 +1390,10 @@ def _(draw):
 
 
 def _linear_backward_scale(arguments, want):
-    return reference.linear_backward(*(np.abs(arguments[name]) for name in ("grad_output", "input", "weight")),
+    grad = np.abs(arguments["grad_output"])
+    if arguments["relu"] is not None:
+        grad = np.where(arguments["relu"] <= 0, 0, grad)
+    return reference.linear_backward(grad, *(np.abs(arguments[name]) for name in ("input", "weight")),
                                      needs=arguments["needs"])  # fmt: skip
 
 
@@ -1567,7 +1574,8 @@ def _sgd_scale(arguments, want):
     step = given["grad"] + arguments["weight_decay"] * np.abs(arguments["param"])
     kept = given["momentum_buffer"] if given["momentum_buffer"] is not None and not arguments["first_step"] else 0
     buffer = arguments["momentum"] * kept + (1 + abs(arguments["dampening"])) * step
-    return [(), {"param": given["param"] + arguments["lr"] * (step + buffer), "momentum_buffer": kept + buffer}]
+    scales = {"param": given["param"] + arguments["lr"] * (step + buffer)}
+    return [(), scales | ({"momentum_buffer": kept + buffer} if given["momentum_buffer"] is not None else {})]
 
 
 def _no_result(twin, **arguments):
