@@ -579,7 +579,7 @@ BAD_IN_ONE = [
      "relu: expected shape (4, 3, 2, 2), got (1, 3, 2, 2)"),
     (lambda: F.batch_norm_backward(X, X, V, V, V, relu=(V,)), ValueError,
      "relu: expected an array, or scale and shift, got 1 of them"),
-    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=(V, V[:1])), ValueError, "shift: expected shape (3,), got (1,)"),
+    (lambda: F.batch_norm_backward(X, X, V, V, V, relu=(V, V[:1])), ValueError, "relu: shift: expected shape (3,), got (1,)"),
     (lambda: F.batch_norm_backward(X, X, V, V, V, return_masked=1), TypeError, "return_masked: expected a bool, got 1"),
     (lambda: F.batch_norm_backward(X, X, V, V, V, relu=X, out=X[:, :, ::-1]), ValueError,
      "out: expected memory apart from input, got an array that overlaps it"),

@@ -155,7 +155,7 @@ def _whole(name: str, array: object) -> np.ndarray:
         check.fail(name, "an array of integers", array.dtype, TypeError)
     if array.size and array.dtype.kind == "u":  # what is greater than an intp would turn negative
         array = np.minimum(array, array.dtype.type(min(np.iinfo(array.dtype).max, np.iinfo(np.intp).max)))
-    return np.ascontiguousarray(array, np.intp)
+    return np.require(array, np.intp, ["C", "A"])
 
 
 def _listed(name: str, value: object, wanted: str) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+import operator
+from typing import Literal, SupportsIndex, cast, overload
 
 import numpy as np
 
@@ -18,12 +19,16 @@ _REDUCTIONS = ("mean", "sum", "none")  # as the kernels number them
 
 
 def _axis(array: np.ndarray, dim: object) -> int:
-    if isinstance(dim, (bool, np.bool_)) or not hasattr(dim, "__index__"):
+    try:
+        axis = None if isinstance(dim, (bool, np.bool_)) else operator.index(cast(SupportsIndex, dim))
+    except TypeError:  # a class has __index__, too, and an array of one element has it in vain
+        axis = None
+    if axis is None:
         check.fail("dim", "an int", check.shown(dim), TypeError)
     number_of_axes = max(array.ndim, 1)
-    if not -number_of_axes <= int(dim) < number_of_axes:
-        check.fail("dim", f"an int from {-number_of_axes} to {number_of_axes - 1}", int(dim))
-    return int(dim) % number_of_axes
+    if not -number_of_axes <= axis < number_of_axes:
+        check.fail("dim", f"an int from {-number_of_axes} to {number_of_axes - 1}", axis)
+    return axis % number_of_axes
 
 
 def _row_axes(array: np.ndarray, axis: int) -> tuple[int, ...]:

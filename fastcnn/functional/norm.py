@@ -531,14 +531,19 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
         scale, shift = relu
     else:
         output = relu
-    optional = {"weight": weight, "relu": output, "scale": scale, "shift": shift}
-    checked = dict(zip(optional, check.floats(input=input, **optional)[1:], strict=True))
-    output = checked.pop("relu")
     images = _images("input", input)
     check.shape("grad_output", grad_output, input.shape)
+    checked = dict(zip(("weight", "relu"), check.floats(input=input, weight=weight, relu=output)[1:], strict=True))
+    output = checked.pop("relu")
     if output is not None:
         check.shape("relu", output, input.shape)
+    try:
+        factors = dict(zip(("scale", "shift"), check.floats(input=input, scale=scale, shift=shift)[1:], strict=True))
+        _vectors(images.shape[1], **factors)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"relu: {error}") from None
     _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
+    checked |= factors
     training, return_masked = flag("training", training), flag("return_masked", return_masked)
     if return_masked and relu is None and out is grad_output:
         check.fail("out", "memory apart from grad_output, which is returned as well", "grad_output itself")

@@ -464,7 +464,7 @@ def _hostile_out(draw, spec, arguments):
         if kind == 3:
             return array.astype(array.dtype.newbyteorder())
         if kind == 4:
-            return np.broadcast_to(array.reshape(-1)[:1], array.shape) if array.size else array
+            return np.broadcast_to(array.reshape(-1)[:1], array.shape) if array.size and array.ndim else array
         if kind == 5:
             return arranged(draw, array, ["axes", "gaps", "reversed", "last"][extra % 4])
         if kind == 6:
