@@ -1,6 +1,9 @@
 """Memory of results: aligned, apart while in use, used again after."""
 
+import os
 import resource
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -147,3 +150,46 @@ def test_many_threads_share_the_lists():
 def test_no_memory_is_an_error():
     with pytest.raises(MemoryError, match="no memory for an array of 4611686018427387904 bytes"):
         memory.Block(2**62)
+
+
+# What FASTCNN_ALLOCATOR says, once the process has imported fastcnn with it.
+ASKED = """
+import numpy as np, fastcnn
+from fastcnn import functional as F
+from fastcnn.functional._memory import allocate
+from fastcnn.kernels import memory
+x, weight = np.ones((2, 16, 20, 20), np.float32), np.ones((16, 16, 3, 3), np.float32)
+used = memory.used_bytes()[0]
+results = [F.conv2d(x, weight, padding=1), *F.conv2d_backward(x, x, weight, padding=1)]
+assert (results[0][:, :, 1:-1, 1:-1] == 144).all()
+own = sum(array.nbytes for array in results)
+small = allocate((3,), np.float64)
+print(fastcnn.show_config("dicts")["allocator"], memory.used_bytes()[0] - used - own, small.ctypes.data % 64,
+      bool(np.isnan(small).all()))
+del results, small
+print(memory.used_bytes()[0] - used, memory.cached_bytes())
+"""
+
+
+def asked(value):
+    environment = {**os.environ, "FASTCNN_ALLOCATOR": value}
+    return subprocess.run([sys.executable, "-c", ASKED], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("value", ["malloc", "malloc-nan"])
+def test_blocks_of_their_own(value):
+    """As large as asked for, small ones too; on a cache line; filled where asked for; freed once given back."""
+    done = asked(value)
+    name, size, misaligned, filled, kept, cached = done.stdout.split()
+    assert (name, size, misaligned, kept, cached) == (value, "24", "0", "0", "0"), done.stderr
+    assert filled == "True" or value == "malloc"
+
+
+def test_arenas_unless_asked():
+    assert asked("").stdout.startswith("arena ")
+
+
+def test_an_unknown_allocator_is_an_error():
+    done = asked("jemalloc")
+    assert done.returncode == 1
+    assert "FASTCNN_ALLOCATOR: expected one of arena, malloc, malloc-nan, got 'jemalloc'" in done.stderr
