@@ -142,6 +142,8 @@ def draws(name, *, scale="magnitudes", **options):
 
 
 def _twin(name, **arguments):
+    """The reference's function, which has one algorithm."""
+    arguments.pop("algorithm", None)
     return getattr(reference, name)(**arguments)
 
 
@@ -666,19 +668,19 @@ def _tiles(weight, stride, dilation):
 def _conv_scale(name, arguments, want):
     """Magnitudes summed; where tiles share errors, with each pixel's replaced by the largest near it, as in padding."""
     given = {key: absolute(value) for key, value in arguments.items()}
-    if not _tiles_of(arguments):
-        return getattr(reference, name)(**given)
+    if not _tiles_of(arguments) or arguments.get("algorithm") == "direct":
+        return _twin(name, **given)
     kernel = given["weight"]
     largest = np.where(np.isfinite(kernel), kernel, 0).max(axis=(-2, -1), keepdims=True)
     given["weight"] = np.where(np.isfinite(kernel), largest, np.inf)
     sides = reference._sides(given.get("padding", 0), (3, 3), (1, 1), (1, 1))
     if max(map(max, sides)) > 100:
-        return getattr(reference, name)(**given)
+        return _twin(name, **given)
     x = reference._pad(given["input"], sides)
     given["input"], given["padding"] = np.fmax(x, _largest_near(x, 5)), 0
     if "grad_output" in given:
         given["grad_output"] = np.fmax(given["grad_output"], _largest_near(given["grad_output"], 5))
-    found = getattr(reference, name)(**given)
+    found = _twin(name, **given)
     if "grad_output" in given and found[0] is not None:
         (top, _), (left, _) = sides
         h, w = arguments["input"].shape[-2:]
@@ -733,6 +735,7 @@ def _geometry(draw, dims, most=14, batches=None):
         padding = draw.pick(["same", "valid"])
         size = tuple(max(s, d * (k - 1) + 1) for s, k, d in zip(size, kernel, dilation, strict=True))
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    options |= {"algorithm": draw.pick(["auto", "direct"])} if draw.chance(0.3) else {}
     options = {key: value[0] if isinstance(value, tuple) and (len(set(value)) == 1 and draw.chance(0.5)) else value
                for key, value in options.items()}  # fmt: skip
     return (n, groups * ic, *size), (groups * oc, ic, *kernel), options
@@ -741,8 +744,8 @@ def _geometry(draw, dims, most=14, batches=None):
 def _output_shape(size, kernel, options):
     dims = len(size) - 2
     one = np.zeros((1, kernel[1] * options["groups"], *size[2:]))
-    function = reference.conv2d if dims == 2 else reference.conv1d
-    made = function(one, np.zeros((1 * options["groups"], *kernel[1:])), None, **options)
+    weight = np.zeros((options["groups"], *kernel[1:]))
+    made = _twin(f"conv{dims}d", input=one, weight=weight, **options)
     return (size[0], kernel[0], *made.shape[2:])
 
 
@@ -750,6 +753,7 @@ def _needs(draw):
     return tuple(draw.chance(0.8) for _ in range(3))
 
 
+_CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "algorithm")
 _CONV_SIZES = ("stride", "padding", "dilation", "groups")
 
 
@@ -875,7 +879,7 @@ def _normed(arguments):
 
 def _norm_conv_scale(arguments, want):
     weight = {"weight": arguments["weight"]}
-    options = {key: arguments[key] for key in _CONV_SIZES if key in arguments}
+    options = {key: arguments[key] for key in _CONV_OPTIONS if key in arguments}
     inner = {"input": _normed(arguments), "bias": arguments.get("bias"), **weight, **options}
     scale = _conv_scale("conv2d", inner, None)
     if not arguments.get("statistics"):
@@ -900,7 +904,7 @@ def _(draw):
 
 
 def _norm_conv_backward_scale(arguments, want):
-    options = {key: arguments[key] for key in _CONV_SIZES if key in arguments}
+    options = {key: arguments[key] for key in _CONV_OPTIONS if key in arguments}
     inner = {"grad_output": arguments["grad_output"], "input": _normed(arguments), "weight": arguments["weight"]}
     scale = _conv_scale("conv2d_backward", {**inner, **options, "needs": arguments["needs"]}, None)
     if not arguments.get("sums"):
@@ -930,7 +934,7 @@ def _(draw):
 
 
 def _conv_norm_scale(arguments, want):
-    inner = {key: arguments[key] for key in ("input", "weight", "bias", *_CONV_SIZES) if key in arguments}
+    inner = {key: arguments[key] for key in ("input", "weight", "bias", *_CONV_OPTIONS) if key in arguments}
     made = _conv_scale("conv2d", inner, None)
     mean, scale, shift = (np.abs(arguments[name])[:, None, None] for name in ("mean", "scale", "shift"))
     residual = 0 if arguments["residual"] is None else np.abs(arguments["residual"])
@@ -962,8 +966,8 @@ def _conv_pool_check(case, arguments, result, want, dtype):
     """Maxima within the convolution's bound; each tap names an element that near to the maximum, or none."""
     from calls import Wrong, compare
 
-    inner = {key: arguments[key] for key in ("input", "weight", "bias", *_CONV_SIZES) if key in arguments}
-    made = reference.conv2d(**inner)
+    inner = {key: arguments[key] for key in ("input", "weight", "bias", *_CONV_OPTIONS) if key in arguments}
+    made = _twin("conv2d", **inner)
     bound = _conv_scale("conv2d", inner, None)
     finite = np.isfinite(bound)
     bound = np.where(finite, bound, np.max(bound, where=finite, initial=0))
@@ -1012,8 +1016,8 @@ def _(draw):
 
 
 def _conv_pool_backward_scale(arguments, want):
-    options = {key: arguments[key] for key in _CONV_SIZES if key in arguments}
-    made = reference.conv2d(arguments["input"], arguments["weight"], None, **options)
+    options = {key: arguments[key] for key in _CONV_OPTIONS if key in arguments}
+    made = _twin("conv2d", input=arguments["input"], weight=arguments["weight"], **options)
     grad = reference.max_pool2d_taps_backward(np.abs(arguments["grad_output"]), arguments["taps"], made.shape,
                                               *arguments["pool"], relu=arguments["relu"])  # fmt: skip
     inner = {"grad_output": grad, "input": arguments["input"], "weight": arguments["weight"], **options}
