@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from windows import convolutions, in_order, windows_of_three
@@ -164,7 +164,6 @@ def spoilt(draw, problem):
     return *arrays, None if bias is None else arrays[3], options, order
 
 
-@settings(max_examples=150)
 @given(spoilt(st.one_of(convolutions(), windows_of_three())))
 def test_drawn_convolutions(case):
     x, weight, dy, _, bias, options, order = case
@@ -174,7 +173,6 @@ def test_drawn_convolutions(case):
     all_same(got, expected, str(options))
 
 
-@settings(max_examples=100)
 @given(spoilt(convolutions(dims=1)))
 def test_drawn_sequences(case):
     x, weight, dy, _, bias, options, _ = case
@@ -260,7 +258,6 @@ def test_convolution_and_max_pool(case, relu, order, dtype):
                 pooled(arrays, options, pool, relu, order)
 
 
-@settings(max_examples=100)
 @given(
     spoilt(convolutions()),
     st.sampled_from([(2,), (2, 1), (3, 2), ((2, 3),), ((4, 4),), ((1, 5), (2, 5))]),
