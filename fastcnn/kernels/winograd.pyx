@@ -31,7 +31,8 @@ pixels is its bias. Each tile is judged by its own values: bits do not depend on
 backward-weight a task's marked tiles are zeros in its transformed sums and have direct sums of their own, added after
 them. There the ranges of x and of dy count together, and a call is given up where a transformed sum is beyond 1e30 or
 not finite. Weights with a tap of zeros, or of one sign, take direct sums for the whole call (_shares_too_much): no tile
-shows what they need. """
+shows what they need.
+"""
 
 from cython cimport floating
 from cython.parallel cimport prange
