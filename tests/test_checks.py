@@ -527,6 +527,30 @@ def test_out_may_be_the_input_but_overlap_no_other():
     assert_array_equal(x, want)
 
 
+@pytest.mark.parametrize("name", OUTS)
+def test_out_apart_from_what_is_copied(name):
+    """Byte-swapped and unaligned arguments are read from copies; to overwrite them is refused all the same."""
+    arrays, options = CALLS[name]
+    shape = OUTS[name]
+    for argument, array in arrays.items():
+        size = max(math.prod(shape), array.size)
+        memory = np.zeros(size)
+        swapped = memory[: array.size].view(">f8").reshape(array.shape)
+        swapped[...] = array
+        before = memory.copy()
+        with pytest.raises(ValueError, match=f"^out: expected memory apart from {argument}, got an array"):
+            getattr(F, name)(**{**arrays, **options, argument: swapped}, out=memory[: math.prod(shape)].reshape(shape))
+        assert_array_equal(memory, before)
+        want = flattened(getattr(F, name)(**arrays, **options))
+        for g, w in zip(outcome(name, {argument: swapped}), want, strict=True):
+            assert_array_equal(g, w)
+
+
+def test_what_is_returned_is_not_overwritten():
+    with pytest.raises(ValueError, match=r"^out: expected memory apart from grad_output, which is returned"):
+        F.batch_norm_backward(FLAT, FLAT + 1, V, V, V, return_masked=True, out=FLAT)
+
+
 def test_gradients_apart_from_each_other():
     x, dy = normal(4, 4), normal(4, 4, seed=1)
     one = np.zeros((4, 4))
@@ -541,6 +565,7 @@ def test_gradients_apart_from_each_other():
 def test_image_batch_out():
     """Overlapped its input and was misaligned without an error."""
     images = channels_last(np.zeros((4, 1, 3, 3), np.float32))
+    assert_array_equal(F.image_batch(X.astype(">f8"), [1, 0], dtype=np.float64), X[::-1])
     for out in (images, images[:4], images[2:4]):
         with pytest.raises(ValueError, match=r"^out: expected memory apart from images, got an array that overlaps it"):
             F.image_batch(images, list(range(len(out))), out=out)

@@ -78,22 +78,21 @@ def seen(size: tuple[int, ...], dims: int, batched: bool) -> tuple[int, ...]:
 
 
 def gradients(
-    needs: tuple[bool, ...], out: object, made: Sequence[New], **inputs: np.ndarray
+    needs: tuple[bool, ...], out: object, made: Sequence[New], **given: object
 ) -> tuple[np.ndarray | New | None, ...]:
     """Check the arrays that gradients of input, weight and bias are to be written to; the others are to be `made`."""
     if not isinstance(out, (tuple, list)) or len(out) != 3:
         check.fail("out", "three arrays or None, for the gradients of input, weight and bias", check.shown(out))
     results: list[np.ndarray | New | None] = []
-    plains = [None if given is None else check.array("out", given) for given in out]
-    for needed, given, (shape, axes, dtype) in zip(needs, out, made, strict=True):
-        if given is None:
+    for needed, target, (shape, axes, dtype) in zip(needs, out, made, strict=True):
+        if target is None:
             results.append((shape, axes, dtype) if needed else None)
             continue
         if not needed:
-            check.fail("out", "None for a gradient that is not needed", f"an array of shape {np.shape(given)}")
-        others = {f"out[{i}]": plain for i, plain in enumerate(plains) if i != len(results)}
-        contiguous(check.destination(given, shape, dtype, **inputs, **others), axes)
-        results.append(given)
+            check.fail("out", "None for a gradient that is not needed", f"an array of shape {np.shape(target)}")
+        others = {f"out[{i}]": other for i, other in enumerate(out) if i != len(results)}
+        contiguous(check.destination(target, shape, dtype, **given, **others), axes)
+        results.append(target)
     return tuple(results)
 
 

@@ -191,11 +191,12 @@ def floats(**arrays: object) -> list[np.ndarray | None]:
 
 
 def destination(
-    out: object, size: tuple[int, ...], dtype: np.dtype, *same: np.ndarray | None, **inputs: np.ndarray | None
+    out: object, size: tuple[int, ...], dtype: np.dtype, same: Sequence[object] = (), /, **given: object
 ) -> np.ndarray:
     """Check an array that a result of this shape and type is to be written to; return its memory as an ndarray proper.
 
-    It may overlap none of the inputs, but be, element for element, one of those in `same`.
+    It may overlap none of the arguments, which come as the caller gave them: not even one that is read from a copy, in
+    the machine's byte order. But it may be, element for element, one of those in `same`.
     """
     if not issubclass(type(out), np.ndarray):
         fail("out", f"a NumPy array of {dtype}", type(out).__name__, TypeError)
@@ -205,22 +206,21 @@ def destination(
     shape("out", out, size)
     if not (out.flags.writeable and out.flags.aligned):
         fail("out", "a writable, aligned array", "one that is not")
-    for name, value in inputs.items():
-        if value is None or (any(value is other for other in same) and same_memory(out, value)):
+    for name, argument in given.items():
+        if argument is None or isinstance(argument, (list, tuple)):
+            continue
+        value = array(name, argument)
+        if any(argument is other for other in same) and same_memory(out, value):
             continue
         if overlap(out, value):
             fail("out", f"memory apart from {name}", "an array that overlaps it")
     return out
 
 
-def those_given(out: object, given: Sequence[object], arrays: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """Return the arrays that were `given` as the same object as `out`: with these an element-wise result may begin."""
-    return [array for one, array in zip(given, arrays, strict=True) if one is out]
-
-
 def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether each element of the one is the other's at the same place: then an element may take its own place."""
-    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+    same = a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides
+    return same and a.ctypes.data == b.ctypes.data
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:

@@ -20,11 +20,12 @@ _RELU, _LEAKY_RELU, _SIGMOID, _TANH, _GELU, _GELU_TANH, _SILU = map(int, Activat
 
 @remembered
 def _forward(kind: int, input: Array, out: np.ndarray | None, slope: float) -> Call | np.ndarray:
+    given = input
     (input,) = required(input=input)
     if out is None:
         axes = memory_axes(input)
     else:
-        target = check.destination(out, input.shape, input.dtype, input, input=input)
+        target = check.destination(out, input.shape, input.dtype, (given,), input=given)
         axes = memory_axes(target)
         contiguous(target, axes)
     if not input.size:
@@ -79,15 +80,14 @@ def add(input: Array, other: Array, *, out: np.ndarray | None = None) -> np.ndar
 
 @remembered
 def _add(input, other, out):
-    given = input, other
+    given = {"input": input, "other": other}
     input, other = required(input=input, other=other)
     check.shape("other", other, input.shape)
     if out is None:
         axes = memory_axes(input)
         result = new(input.shape, input.dtype, axes)
     else:
-        same = check.those_given(out, given, (input, other))
-        target = check.destination(out, input.shape, input.dtype, *same, input=input, other=other)
+        target = check.destination(out, input.shape, input.dtype, (out,), **given)
         axes = memory_axes(target)
         contiguous(target, axes)
         result = out

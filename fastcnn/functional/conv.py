@@ -320,12 +320,13 @@ def _checked(input, weight, bias, stride, padding, dilation, groups, dims, algor
 
 @remembered
 def _forward(input, weight, bias, stride, padding, dilation, groups, dims, out, algorithm=None):
+    given = {"input": input, "weight": weight, "bias": bias}
     input, weight = required(input=input, weight=weight)
     x, w, bias, window, size = _checked(input, weight, bias, stride, padding, dilation, groups, dims, algorithm)
     batched = input.ndim == dims + 2
     result = new_images(size, dims, batched, window["channels_last"], x.dtype)
     if out is not None:
-        target = check.destination(out, result[0], x.dtype, input=input, weight=weight, bias=bias)
+        target = check.destination(out, result[0], x.dtype, **given)
         check.in_order(_as_2d(target, dims, batched), window["channels_last"])
         result = out
     if not x.size:
@@ -345,14 +346,14 @@ def _gradients(x, weight_shape, needs, out, dims, batched, channels_last, **apar
 
 @remembered
 def _backward(grad_output, input, weight, stride, padding, dilation, groups, needs, out, dims, algorithm=None):
-    grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
+    apart = {"grad_output": grad_output, "input": input, "weight": weight}
+    grad_output, input, weight = required(**apart)
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, dims, algorithm)
     check.ndim("grad_output", grad_output, input.ndim)
     needs = check.needs(needs)
     batched = input.ndim == dims + 2
     check.shape("grad_output", grad_output, seen(size, dims, batched))
     dy, _ = check.ordered(_as_2d(grad_output, dims, batched), window["channels_last"])
-    apart = {"grad_output": grad_output, "input": input, "weight": weight}
     results = _gradients(x, weight.shape, needs, out, dims, batched, window["channels_last"], **apart)
     if not x.size:
         return zeros(results)

@@ -304,13 +304,13 @@ def _conv_pool(input, weight, bias, stride, padding, dilation, groups, pool, rel
 def _conv_pool_backward(
     grad_output, taps, input, weight, stride, padding, dilation, groups, pool, relu, needs, out, part_bytes, algorithm
 ):
+    apart = {"grad_output": grad_output, "taps": taps, "input": input, "weight": weight}
     input, weight, grad_output = required(input=input, weight=weight, grad_output=grad_output)
     x, w, _, window, size = _checked(input, weight, None, stride, padding, dilation, groups, 2, algorithm)
     check.ndim("grad_output", grad_output, input.ndim)
     batched, channels_last = input.ndim == 4, window["channels_last"]
     checked = _checked_taps(grad_output, taps, size if batched else size[1:], relu, *_window(size, pool)[0])
     grads, marks, _, geometry, integers, refused = checked
-    apart = {"grad_output": grad_output, "taps": marks, "input": input, "weight": weight}
     results = _gradients(x, weight.shape, check.needs(needs), out, 2, batched, channels_last, **apart)
     if not x.size:
         return zeros(results)

@@ -77,6 +77,7 @@ def image_batch(
            [[0.2, 0. ],
             [1. , 0.4]]], dtype=float32)
     """
+    given = {"images": images, "indices": indices, "shift": shift, "flip": flip, "cutout": cutout}
     images = check.array("images", images, "a NumPy array of uint8, float32 or float64")
     if images.dtype.newbyteorder("=") not in PIXELS:
         check.fail("images", "an array of uint8, float32 or float64", images.dtype, TypeError)
@@ -109,8 +110,7 @@ def image_batch(
         out = check.empty((n, channels, height, width), dtype, channels_last=True)
         target = out
     else:
-        apart = {"images": images, "indices": indices, "shift": shift, "flip": flip, "cutout": cutout}
-        target = check.destination(out, (n, channels, height, width), dtype, **apart)
+        target = check.destination(out, (n, channels, height, width), dtype, **given)
         check.in_order(target, True)
     if target.size:
         if not (images.flags.aligned and images.dtype.isnative):

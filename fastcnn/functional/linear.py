@@ -26,6 +26,7 @@ def _rows(input: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @remembered
 def _linear(input, weight, bias, relu, out):
+    given = {"input": input, "weight": weight, "bias": bias}
     input, weight = required(input=input, weight=weight)
     _, bias = check.floats(weight=weight, bias=bias)
     rows, matrix = _rows(input, weight)
@@ -34,7 +35,7 @@ def _linear(input, weight, bias, relu, out):
         bias = np.ascontiguousarray(bias)
     size, relu = (*input.shape[:-1], len(matrix)), flag("relu", relu)
     if out is not None:
-        target = check.destination(out, size, rows.dtype, input=input, weight=weight, bias=bias)
+        target = check.destination(out, size, rows.dtype, **given)
         if not target.flags.c_contiguous:
             check.fail("out", "C-contiguous memory", f"strides {target.strides}")
     result = new(size, rows.dtype) if out is None else out
@@ -45,6 +46,7 @@ def _linear(input, weight, bias, relu, out):
 
 @remembered
 def _linear_backward(grad_output, input, weight, relu, needs, out):
+    apart = {"grad_output": grad_output, "input": input, "weight": weight, "relu": relu}
     grad_output, input, weight = required(grad_output=grad_output, input=input, weight=weight)
     rows, matrix = _rows(input, weight)
     check.shape("grad_output", grad_output, (*input.shape[:-1], len(matrix)))
@@ -55,8 +57,7 @@ def _linear_backward(grad_output, input, weight, relu, needs, out):
     needs = check.needs(needs)
     dy = np.ascontiguousarray(grad_output.reshape(-1, len(matrix)))
     made = [new(shape, rows.dtype) for shape in (input.shape, weight.shape, weight.shape[:1])]
-    apart = {"grad_output": grad_output, "input": input, "weight": weight, "relu": relu}
-    results = gradients(needs, out, made, **{name: array for name, array in apart.items() if array is not None})
+    results = gradients(needs, out, made, **apart)
     if not rows.size:
         return zeros(results)
     return Call("linear_backward", (dy, rows, matrix, relu), results, integers=(len(rows), *matrix.shape[::-1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -249,11 +249,8 @@ def batch_norm(
     """
     call = _checked(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return_saved = flag("return_saved", return_saved)
-    running = (None, None) if call.given is None else call.given
-    vectors = dict(
-        zip(("running_mean", "running_var", "weight", "bias"), (*running, call.weight, call.bias), strict=True)
-    )
-    output, output_memory = _destination(out, call.images, call.axes, call.shape, input=call.images, **vectors)
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    output, output_memory = _destination(out, call.images, call.axes, call.shape, input=input, **vectors)
     memory = flat(call.images, call.axes)
     mean, invstd, scale, shift = call.factors(memory)
     if memory.size:
@@ -392,7 +389,8 @@ def batch_norm_apply(
 
 @remembered
 def _apply(input, mean, scale, shift, residual, relu, out):
-    given = input, residual
+    given = {"input": input, "residual": residual}
+    apart = {"mean": mean, "scale": scale, "shift": shift}
     input, mean, scale, shift = required(input=input, mean=mean, scale=scale, shift=shift)
     _, residual = check.floats(input=input, residual=residual)
     images = _images("input", input)
@@ -404,9 +402,7 @@ def _apply(input, mean, scale, shift, residual, relu, out):
     if residual is not None:
         check.shape("residual", residual, input.shape)
         other = flat(_images("residual", residual), axes)
-    result = _result(
-        out, input, axes, check.those_given(out, given, (input, residual)), input=input, residual=residual, **vectors
-    )
+    result = _result(out, input, axes, given, **apart)
     if not input.size:
         return zeros((result,))
     arrays = flat(images, axes), other, *(np.ascontiguousarray(vector) for vector in (mean, scale, shift))
@@ -414,12 +410,13 @@ def _apply(input, mean, scale, shift, residual, relu, out):
 
 
 def _result(
-    out: np.ndarray | None, like: np.ndarray, axes: tuple[int, ...], same: Sequence = (), **apart: Any
+    out: np.ndarray | None, like: np.ndarray, axes: tuple[int, ...], same: Mapping[str, object], **apart: object
 ) -> np.ndarray | New:
     """Check `out`, which may be one of the arrays in `same`, or describe an array like the one given."""
     if out is None:
         return new(like.shape, like.dtype, tuple(axis for axis in axes if axis < like.ndim))
-    target = check.destination(out, like.shape, like.dtype, *same, **apart)
+    in_place = [value for value in same.values() if value is out]
+    target = check.destination(out, like.shape, like.dtype, in_place, **same, **apart)
     contiguous(_images("out", target), axes)
     return out
 
@@ -522,13 +519,15 @@ def batch_norm_backward(
 
 @remembered
 def _backward(grad_output, input, weight, mean, invstd, training, relu, return_masked, sums, out):
-    given = input, grad_output
+    given = {"input": input, "grad_output": grad_output}
+    apart = {"relu": relu, "weight": weight, "mean": mean, "invstd": invstd, "sums": sums}
     input, grad_output, mean, invstd = required(input=input, grad_output=grad_output, mean=mean, invstd=invstd)
     output = scale = shift = None
     if isinstance(relu, tuple):
         if len(relu) != 2:
             check.fail("relu", "an array, or scale and shift", f"{len(relu)} of them")
         scale, shift = relu
+        apart |= {"relu": None, "scale": scale, "shift": shift}
     else:
         output = relu
     images = _images("input", input)
@@ -545,18 +544,16 @@ def _backward(grad_output, input, weight, mean, invstd, training, relu, return_m
     _vectors(images.shape[1], mean=mean, invstd=invstd, **checked)
     checked |= factors
     training, return_masked = flag("training", training), flag("return_masked", return_masked)
-    if return_masked and relu is None and out is grad_output:
+    if return_masked and relu is None and out is not None and out is given["grad_output"]:
         check.fail("out", "memory apart from grad_output, which is returned as well", "grad_output itself")
     sums = _checked_doubles("sums", sums, images.shape[1])
     if sums is not None and return_masked and relu is not None:
         check.fail("sums", "None, as the masked gradient is written where they are taken", "an array")
     axes, layout = _memory(images)
-    apart = {"input": input, "grad_output": grad_output, "relu": output, **checked}
-    apart |= {"mean": mean, "invstd": invstd, "sums": sums}
     vectors = (new(images.shape[1:2], input.dtype),) * 2
-    results = (_result(out, input, axes, check.those_given(out, given, (input, grad_output)), **apart), *vectors)
+    results = (_result(out, input, axes, given, **apart), *vectors)
     if return_masked:
-        results = (*results, grad_output if relu is None else _result(None, input, axes))
+        results = (*results, grad_output if relu is None else _result(None, input, axes, {}))
     if not input.size:
         return zeros(results)
     weight, scale, shift = (None if v is None else np.ascontiguousarray(v) for v in checked.values())

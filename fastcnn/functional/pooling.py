@@ -145,6 +145,7 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
 
     The maxima go to `out`, the others to `marks`, if given.
     """
+    given = input
     (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, dilation, ceil_mode)
@@ -154,14 +155,10 @@ def _max_pool(input, dims, kernel_size, stride, padding, dilation, ceil_mode, ke
     window = geometry.window(images.shape, channels_last)
     size = (*images.shape[:2], *geometry.places)
     layout = size, dims, input.ndim == dims + 2, channels_last
-    results, bytes_of_mark = [_output(out, *layout, input.dtype, input=input)], 0
+    results, bytes_of_mark = [_output(out, *layout, input.dtype, input=given)], 0
     if keep is not None:
         dtype = np.dtype(np.int64 if keep == "indices" else _taps_dtype(geometry, keep == "relu taps"))
-        results.append(
-            _output(
-                marks, *layout, dtype, **{"input": input, "out[0]": None if out is None else check.array("out", out)}
-            )
-        )
+        results.append(_output(marks, *layout, dtype, **{"input": given, "out[0]": out}))
         bytes_of_mark = dtype.itemsize
     if not input.size:
         return zeros(tuple(results))
@@ -786,13 +783,14 @@ def _override(value: object) -> int:
 
 @remembered
 def _avg_pool(input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, out):
+    given = input
     (input,) = required(input=input)
     images = _images("input", input, dims)
     geometry = _geometry(images.shape, dims, kernel_size, stride, padding, 1, ceil_mode)
     rule = _flag("count_include_pad", count_include_pad), _override(divisor_override)
     images, channels_last = check.ordered(images)
     size = (*images.shape[:2], *geometry.places)
-    result = _output(out, size, dims, input.ndim == dims + 2, channels_last, input.dtype, input=input)
+    result = _output(out, size, dims, input.ndim == dims + 2, channels_last, input.dtype, input=given)
     if not input.size:
         return zeros((result,))
     return Call("avg_pool", (images,), (result,), window=geometry.window(images.shape, channels_last), integers=rule)
