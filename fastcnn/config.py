@@ -121,7 +121,7 @@ def set_conv_algorithm(algorithm: str) -> None:
     sums get the direct ones where the largest ``|x|`` that they read is more than 64 times the largest of some window
     that is not all zero, or is not finite; a window of zeros has exactly its bias. Hence the bound holds with 64 * c
     and the largest ``|x|`` of the *own* window. The same goes for the gradient of the input, and for that of the
-    weights with the sum, over all places of the output, of the largest ``|x|`` times the largest ``|w|`` that a tap
+    weights with the sum, over all output pixels, of the largest ``|x|`` times the largest ``|w|`` that a tap
     meets there. Each neighbourhood is judged by its own values: what else is in a batch changes no bit. (A matrix unit,
     where one is used, multiplies each number for itself, as exactly as the precision says.)
 

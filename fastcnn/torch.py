@@ -173,7 +173,7 @@ def _apply(operation: type[_Operation], *arguments: Any) -> Any:
 
 
 def _differentiate(function: Callable, tensors: tuple, needs: tuple, grad_output: Tensor) -> tuple:
-    """Return the gradients that are needed, by torch's autograd: with a graph of their own where one is asked for."""
+    """Return the gradients that are needed, by torch's autograd; differentiable where `create_graph` asks for it."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, so that a gradient stops at each of the tensors where one was computed from another.

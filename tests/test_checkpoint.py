@@ -175,7 +175,7 @@ def test_generators_of_layers_are_saved(kind, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "a", without, TrainingState())
     assert str(caught.value) == (
-        f"{tmp_path / 'a'}: rng: expected generators of their own in the layers drop, got none"
+        f"{tmp_path / 'a'}: rng: expected layers drop to have their own generators, got none"
     )
 
 

@@ -136,7 +136,7 @@ CALLS = {
     "tanh": ({"input": X}, {}),
     "tanh_backward": ({"grad_output": X, "output": X + 1}, {}),
 }  # fmt: skip
-# Those that write to arguments, or draw: they have tests of their own below.
+# Functions that write to arguments or draw random numbers are tested separately, below.
 OTHERS = {"adam_update", "clip_grad_norm", "dropout", "sgd_update"}
 ARGUMENTS = [(name, argument) for name, (arrays, _) in CALLS.items() for argument in arrays]
 

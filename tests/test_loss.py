@@ -217,7 +217,7 @@ def test_cross_entropy_of_large_scores(dtype):
 @pytest.mark.parametrize("classes", [2, 15, 16, 17, 35])
 @every_dtype
 def test_a_large_score_at_any_place(classes, dtype):
-    """Each place of a row is looked at for its maximum: exponentials of the others do not overflow."""
+    """The maximum is found at every index of a row: exponentials of the other elements do not overflow."""
     x = np.eye(classes, dtype=dtype) * dtype(1e5)
     places = np.arange(classes)
     assert_array_equal(F.softmax(x), np.eye(classes))

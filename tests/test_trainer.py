@@ -1124,7 +1124,7 @@ class Clock:
 
 
 def test_the_time_of_a_resumed_epoch(tmp_path, monkeypatch):
-    """Both parts count, what is between them does not; validation is not training."""
+    """The time of both parts counts, the time between them and that of validation do not."""
     from fastcnn.training import trainer as module
 
     clock, path = Clock(), tmp_path / "run.safetensors"

@@ -13,8 +13,8 @@ registers:
 
 Few channels make short rows, so where an image has one, several rows of it are woven into one.
 
-A place that did not win has a gradient of 0, and 0 times infinity or NaN is NaN. So an image that is not finite, and
-weights that are not, are gone over once more: what they make NaN of is made NaN.
+Pixels that are not the maximum of their window have a gradient of 0, and 0 times infinity or NaN is NaN. A second pass
+over images and weights that are not finite stores the NaN that these products give.
 
 Ownership: a task is a part of the images; it writes their gradients, and has a partial sum of the weights' gradient.
 Parts are added in order, and follow from the shape alone: no bit depends on the thread count.
@@ -154,7 +154,7 @@ cdef inline bint _finite(const Micro* tiles, const floating* a, Py_ssize_t count
 
 
 cdef inline bint _won(const Window* pool, const uint8_t* taps, Py_ssize_t y, Py_ssize_t x, Py_ssize_t o) noexcept nogil:
-    """Whether a place of the convolution's output is the maximum of a window; taps with channels last."""
+    """Whether a pixel of the convolution's output is the maximum of its window; taps with channels last."""
     cdef Py_ssize_t row = y // pool.kh, column = x // pool.kw
     return (row < pool.oh and column < pool.ow
             and taps[(row * pool.ow + column) * pool.c + o] == y % pool.kh * pool.kw + x % pool.kw)

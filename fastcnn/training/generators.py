@@ -52,7 +52,7 @@ class Generators:
         layers = self._layers
         if state["layers"].keys() != layers.keys():
             expected = ", ".join(state["layers"]) or "none"
-            check.fail("rng", f"generators of their own in the layers {expected}", ", ".join(layers) or "none")
+            check.fail("rng", f"layers {expected} to have their own generators", ", ".join(layers) or "none")
         random.set_state(state["default"])
         for name, rng in layers.items():
             rng.bit_generator.state = state["layers"][name]
