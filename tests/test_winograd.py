@@ -268,7 +268,7 @@ def test_errors_are_relative_to_the_own_window(kind, name, order, precision):
 @pytest.mark.parametrize("name", NEAR)
 @pytest.mark.parametrize("value", [3e2, 1e6, 1e20, np.inf, np.nan])
 def test_a_large_pixel_wherever_it_lies(value, name, precision):
-    """At each pixel of a tile, at seams of blocks and edges: outputs whose windows lack it are as exact as without it."""
+    """At each pixel of a tile, at seams and edges: outputs whose windows lack it are as exact as without it."""
     precision(name)
     places = [(y, x) for y in range(9) for x in range(9)] + [(29, x) for x in range(25, 30)] + [(15, 16), (16, 15)]
     n, pixels = len(places), tuple(np.array(places).T)

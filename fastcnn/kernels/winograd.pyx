@@ -27,10 +27,11 @@ and in each pass by the rounding of the largest in a tile.
 Range: so the errors of a tile are relative to its largest magnitude. A tile is marked (micro/guard.h) where that is
 more than 2**FASTCNN_RANGE times the smallest nonzero maximum of its windows, or not finite. After all tasks, marked
 tiles get direct sums, as do those with a result beyond 1e30 or not finite. The sum of a window of zeros beside other
-pixels is its bias. Each tile is judged by its own values: bits do not depend on what else a call computes. In
-backward-weight a task's marked tiles are zeros in its transformed sums; their direct sums are added after those. There the ranges of x and of dy count together, and a call is given up where a transformed sum is beyond 1e30 or
-not finite. Weights with a tap of zeros, or of one sign, take direct sums for the whole call (_shares_too_much): no tile
-shows what they need.
+pixels is its bias. Each tile is judged by its own values: bits do not depend on what else a call computes. In backward-
+weight a task's marked tiles are zeros in its transformed sums; their direct sums are added after those. There the
+ranges of x and of dy count together, and a call is given up where a transformed sum is beyond 1e30 or not finite.
+Weights with a tap of zeros, or of one sign, take direct sums for the whole call (_shares_too_much): no tile shows what
+they need.
 """
 
 from cython cimport floating
