@@ -540,7 +540,14 @@ class Schedule:
         raise NotImplementedError
 
     def step(self) -> None:
-        """Count one step, and set the learning rates that follow from it."""
+        """Count one step, and set the learning rates that follow from it.
+
+        Raises
+        ------
+        ValueError
+            If the schedule is over.
+        """
+        self.check_step()
         settings = self._settings_at(self.last_epoch + 1)
         self.last_epoch += 1
         self._apply(settings)
@@ -796,17 +803,6 @@ class OneCycleLR(Schedule):
         self.div_factor = float(div_factor)
         self.final_div_factor = float(final_div_factor)
         super().__init__(optimizer)
-
-    def step(self) -> None:
-        """Count one step, and set the rates that follow from it.
-
-        Raises
-        ------
-        ValueError
-            If the cycle is over.
-        """
-        self.check_step()
-        super().step()
 
     def check_step(self) -> None:
         """Raise the error that `step` would raise; change nothing."""

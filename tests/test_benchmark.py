@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ import pytest
 import fastcnn
 from fastcnn import cli, functional, nn, reference
 from fastcnn.benchmark import cases, report, timing
+from fastcnn.benchmark import worker as protocol
 from fastcnn.benchmark.cases import CASES, Case, ComparisonError, check_close, check_step, check_sums
 from fastcnn.benchmark.timing import Ratio, Side, Timing, bootstrap, take_turns
 from fastcnn.benchmark.worker import Worker, WorkerDied, WorkerError, Workers, thread_variables
@@ -245,6 +249,29 @@ def test_a_worker_that_dies(name, how, helpers):
             worker.call(helper(name))
         with pytest.raises(WorkerDied, match=r"w: the process ended \("):
             worker.call("math:sqrt", 4.0)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 8, 20])
+def test_a_reply_that_is_cut_is_no_reply(kept):
+    whole = BytesIO()
+    protocol._write(whole, list(range(100)))
+    with pytest.raises(EOFError):
+        protocol._read(BytesIO(whole.getvalue()[:kept]))
+    assert pickle.loads(protocol._read(BytesIO(whole.getvalue()))) == list(range(100))
+
+
+def test_bench_measures_the_package_that_runs_it(tmp_path):
+    """Also where another one is installed, or none."""
+    shutil.copytree(Path(fastcnn.__file__).parent, tmp_path / "fastcnn")
+    code = """
+import os, fastcnn
+from fastcnn.benchmark.report import start_workers
+with start_workers(1) as workers:
+    print(os.path.samefile(workers["fastcnn"].call("fastcnn.config:get_include"), fastcnn.get_include()))
+"""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path.parent)
+    assert done.stdout == "True\n"
 
 
 def test_a_worker_that_hangs_is_killed(helpers):

@@ -174,9 +174,7 @@ def test_generators_of_layers_are_saved(kind, tmp_path):
     without = Trainer(nn.Sequential({"fc": nn.Linear(8, 8), "drop": nn.Dropout()}), second.optimizer)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "a", without, TrainingState())
-    assert str(caught.value) == (
-        f"{tmp_path / 'a'}: rng: expected layers drop to have their own generators, got none"
-    )
+    assert str(caught.value) == (f"{tmp_path / 'a'}: rng: expected layers drop to have their own generators, got none")
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

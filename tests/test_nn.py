@@ -1042,3 +1042,10 @@ def test_deepcopy_is_independent():
 def test_every_public_name_has_a_docstring():
     for name in nn.__all__:
         assert getattr(nn, name).__doc__, name
+
+
+def test_a_number_of_batches_that_is_assigned():
+    layer = nn.BatchNorm1d(3)
+    layer.num_batches_tracked = 4
+    layer(np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32))
+    assert layer.state_dict()["num_batches_tracked"] == 5

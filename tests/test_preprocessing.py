@@ -86,10 +86,12 @@ def test_the_constants_of_training_count(trained):
     with pytest.raises(ValueError, match=r"scale: expected a data set of scale 0.0625, as in training, got 0.00392"):
         trainer.predict(ImageDataset(test.images, test.labels))
     other = DataLoader((nchw(test), test.labels), 64)
-    with pytest.warns(UserWarning, match=r"a loader normalises by scale 0.00392157, mean \(0.0,\)"):
+    with pytest.warns(UserWarning, match=r"a loader normalises by scale 0.00392157, mean \(0.0,\)") as told:
         trainer.evaluate(other)
-    with pytest.warns(UserWarning, match="a loader normalises by"):
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="a loader normalises by") as told:
         trainer.predict(other)
+    assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer.evaluate(DataLoader(test, 64))

@@ -1243,3 +1243,9 @@ def test_no_progress(capfd):
 def test_the_bar_is_closed_on_an_interrupt(capfd):
     small_trainer().fit(train_loader(), 2, callbacks=[At(2, ctrl_c)])
     assert capfd.readouterr().err.endswith("\n")
+
+
+def test_a_schedule_of_another_kind_is_refused():
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"schedule: expected a schedule of fastcnn\.optim or None, got 5"):
+        Trainer(model, optim.SGD(model.parameters(), lr=0.1), schedule=5)

@@ -59,8 +59,7 @@ def _measure(
     errors: dict[str, float] = {}
 
     def compare(found: Mapping[str, tuple[np.ndarray, ...]]) -> None:
-        with live:
-            expected = exact(live, layer, which)
+        expected = exact(live, layer, which)
         for side, (got,) in found.items():
             errors[side] = error(got[: len(expected)], expected)
             if not errors[side] <= TOLERANCE[options.precision]:

@@ -15,7 +15,7 @@ import numpy as np
 from comparison.problems import ORDERS, Setting
 from fastcnn.benchmark.cases import ComparisonError
 from fastcnn.benchmark.timing import Side, Timing, take_turns
-from fastcnn.benchmark.worker import Worker, WorkerDied, WorkerError, Workers, thread_variables
+from fastcnn.benchmark.worker import PACKAGE_FOLDER, Worker, WorkerDied, WorkerError, Workers, thread_variables
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OURS, THEIRS = "fastcnn", "PyTorch"
@@ -53,7 +53,8 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
 
 def worker(process: str, options: argparse.Namespace, **variables: str) -> Worker:
     """Return a new process of fastcnn, of PyTorch or of NumPy, which knows threads and precision."""
-    started = Worker(f"the process of {process}", path=[HERE], environment=environment(options) | variables)
+    path = [HERE, PACKAGE_FOLDER] if process == "fastcnn" else [HERE]
+    started = Worker(f"the process of {process}", path=path, environment=environment(options) | variables)
     try:
         about(started, process, options)
     except BaseException:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastcnn.benchmark.cases import SIDES, Case, ComparisonError
 from fastcnn.benchmark.timing import Side, Timing, take_turns
-from fastcnn.benchmark.worker import Worker, WorkerError, Workers, thread_variables
+from fastcnn.benchmark.worker import PACKAGE_FOLDER, Worker, WorkerError, Workers, thread_variables
 
 __all__ = ["blas", "compare", "duration", "machine_state", "processor", "report", "start_workers"]
 
@@ -58,7 +58,7 @@ def blas() -> str:
 def start_workers(threads: int) -> Workers:
     """Return the processes of the two sides, which are held to so many threads."""
     environment = thread_variables(threads)
-    return Workers(lambda side: Worker(f"the process of {side}", environment=environment))
+    return Workers(lambda side: Worker(f"the process of {side}", path=[PACKAGE_FOLDER], environment=environment))
 
 
 def compare(case: Case, workers: Workers) -> None:

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 __all__ = ["Worker", "WorkerDied", "WorkerError", "Workers", "thread_variables"]
 
 LENGTH = struct.Struct("<Q")
+PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # of this fastcnn
 # Seconds after which a request that is not answered counts as hung.
 PATIENCE = 900.0
 
@@ -65,8 +66,9 @@ def _write(stream: BinaryIO, value: Any) -> None:
 def _read(stream: BinaryIO) -> bytes:
     """Return the next pickle; EOFError where the other end is gone."""
     head = stream.read(LENGTH.size)
-    data = stream.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-    if not data:
+    length = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
+    data = stream.read(length)
+    if length == 0 or len(data) < length:  # it may die in the middle of a reply
         raise EOFError
     return data
 

@@ -917,6 +917,7 @@ cdef class remembered:
         value = call.first(&a)
         if value is None:
             call.refused()
+            raise SystemError(f"{self.check.__name__}: the kernel refused what the checks allow")
         if a.usual and call.lets_go(&a):
             if len(self.calls) >= MOST_CALLS:
                 self.calls.clear()

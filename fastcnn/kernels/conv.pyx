@@ -879,9 +879,9 @@ def scratch_bytes(str which, Window g, Py_ssize_t outputs, Py_ssize_t groups, in
 
 cdef tuple _names(const Job* job, Py_ssize_t itemsize, bint weights):
     cdef list names = []
-    if matrix_fits(job, itemsize):
+    if not job.direct and matrix_fits(job, itemsize):
         names.append("matrix")
-    if winograd_fits(job, itemsize, weights):
+    if not job.direct and winograd_fits(job, itemsize, weights):
         names.append("winograd")
     if job.inputs == 1 and job.outputs == 1 and job.groups > 1:
         names.append("depthwise")

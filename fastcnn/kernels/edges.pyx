@@ -14,16 +14,8 @@ from cython cimport floating
 from cython.parallel cimport prange
 
 from .geometry cimport Window
-from .isa cimport micro
-from .jobs cimport Image, image_of
+from .jobs cimport Image, all_finite, image_of
 from .threads cimport threads_for
-
-
-cdef inline bint _finite(const floating* a, Py_ssize_t count) noexcept nogil:
-    if floating is float:
-        return micro().all_finite_f32(count, a)
-    else:
-        return micro().all_finite_f64(count, a)
 
 
 cdef inline bint _leaves(Py_ssize_t tap, Py_ssize_t size, Py_ssize_t windows, Py_ssize_t padding, Py_ssize_t stride,
@@ -53,12 +45,12 @@ cdef bint _finite_edges(const floating* grad_input, const Window* g) noexcept no
     """Whether the outer pixels of an image are finite: `stride` rows or columns on every side, or all pixels."""
     cdef Py_ssize_t y, row = g.w * g.c, few = min(g.sw, g.w) * g.c
     if not g.channels_last:
-        return _finite(grad_input, g.c * g.h * g.w)
+        return all_finite(grad_input, g.c * g.h * g.w)
     for y in range(g.h):
         if y < g.sh or y >= g.h - g.sh:
-            if not _finite(grad_input + y * row, row):
+            if not all_finite(grad_input + y * row, row):
                 return False
-        elif not _finite(grad_input + y * row, few) or not _finite(grad_input + (y + 1) * row - few, few):
+        elif not all_finite(grad_input + y * row, few) or not all_finite(grad_input + (y + 1) * row - few, few):
             return False
     return True
 
@@ -126,7 +118,7 @@ cdef void mend_edges(const floating* grad_output, const floating* weight, floati
         return
     if outputs * inputs * window > g.c * g.h * g.w and _finite_edges(grad_input, g):
         return
-    if _finite(weight, outputs * inputs * window) or _finite_outer_taps(weight, g, outputs * inputs):
+    if all_finite(weight, outputs * inputs * window) or _finite_outer_taps(weight, g, outputs * inputs):
         return
     outputs //= groups
     source = image_of(g.c, g.h, g.w, g.channels_last)

@@ -179,6 +179,13 @@ cdef inline Job data_job(const Window* g, Py_ssize_t outputs, Py_ssize_t groups,
     return job
 
 
+cdef inline bint all_finite(const floating* a, Py_ssize_t count) noexcept nogil:
+    if floating is float:
+        return micro().all_finite_f32(count, a)
+    else:
+        return micro().all_finite_f64(count, a)
+
+
 # --- copies and tiles ---------------------------------------------------------------------------------------------
 
 

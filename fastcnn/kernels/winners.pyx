@@ -27,7 +27,9 @@ from libc.string cimport memcpy, memset
 
 from .geometry cimport Window, check_conv
 from .isa cimport Micro, micro
-from .jobs cimport ALIGN, Image, aligned, aligned_start, copy_pixels, image_of, lanes_of, pieces, round_up
+from .jobs cimport (
+    ALIGN, Image, aligned, aligned_start, all_finite, copy_pixels, image_of, lanes_of, pieces, round_up,
+)
 from .threads cimport thread_index, threads_for, usable
 
 
@@ -146,13 +148,6 @@ cdef inline bint _items(const Micro* tiles, const Plan* p, const Window* pool, c
         return tiles.winners_f64(p.items, taps, grad, own, tap_offset, several, <int32_t>start, offset, g, sums)
 
 
-cdef inline bint _finite(const Micro* tiles, const floating* a, Py_ssize_t count) noexcept nogil:
-    if floating is float:
-        return tiles.all_finite_f32(count, a)
-    else:
-        return tiles.all_finite_f64(count, a)
-
-
 cdef inline bint _won(const Window* pool, const uint8_t* taps, Py_ssize_t y, Py_ssize_t x, Py_ssize_t o) noexcept nogil:
     """Whether a pixel of the convolution's output is the maximum of its window; taps with channels last."""
     cdef Py_ssize_t row = y // pool.kh, column = x // pool.kw
@@ -245,7 +240,7 @@ cdef void _weights(const Plan* p, const Window* g, const Window* pool, const Ima
         kept = _in_order(p, pool, taps + (image + i) * p.items, &dy, slice)
         _items(tiles, p, pool, kept, dy, own, tap_offset, i * p.image, offset + i * p.items, grads + i * p.items,
                <floating*>(slice + p.item_sums))
-        if not _finite(tiles, input + (image + i) * source.image, source.image):
+        if not all_finite(input + (image + i) * source.image, source.image):
             _image_times_zero(p, g, pool, source, input + (image + i) * source.image, kept, sums)
     for o in range(pool.c):
         _pick(tiles, p.strips, p.width, images * pool.oh * pool.ow, offset + o, grads + o, pool.c, copy,
@@ -373,7 +368,7 @@ cdef void winners_backward_ptr(const floating* grad_output, const uint8_t* taps,
             own[y * line + i] = own[i] + <int32_t>at
             own[p.items + y * line + i] = own[p.items + i]
     if grad_input != NULL:
-        if not _finite(micro(), weight, pool.c * g.c * window):
+        if not all_finite(weight, pool.c * g.c * window):
             special = weight
         memset(packed, 0, pool.c * p.w_output * sizeof(floating))
         for o in range(pool.c):

@@ -61,7 +61,10 @@ class _BatchNorm(Module):
         weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
         running = self.running_mean, self.running_var
         if counts:
-            keep_for_undo(*running, self.num_batches_tracked)
+            tracked = self.num_batches_tracked
+            if type(tracked) is not np.ndarray:  # a number was assigned
+                tracked = self.num_batches_tracked = np.array(tracked, np.int64)
+            keep_for_undo(*running, tracked)
         try:
             factors = F.batch_norm_factors(
                 input, *running, weight, bias, from_batch, momentum, self.eps, statistics=statistics
@@ -70,7 +73,6 @@ class _BatchNorm(Module):
             error.layer = self
             raise
         if counts:
-            tracked = self.num_batches_tracked
             tracked += 1  # in place
         return factors, from_batch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -94,6 +95,8 @@ class Trainer:
             check.fail("model", "an nn.Module", type(model).__name__, TypeError)
         if not isinstance(optimizer, Optimizer):
             check.fail("optimizer", "an optimizer of fastcnn.optim", type(optimizer).__name__, TypeError)
+        if schedule is not None and not isinstance(schedule, Schedule):
+            check.fail("schedule", "a schedule of fastcnn.optim or None", repr(schedule), TypeError)
         if schedule_every not in ("step", "epoch"):
             check.fail("schedule_every", "'step' or 'epoch'", repr(schedule_every))
         if clip_grad_norm is not None and not clip_grad_norm > 0:
@@ -463,7 +466,7 @@ class Trainer:
             constants = "scale {0.scale:.6g}, mean {0.mean}, std {0.std}"
             warnings.warn(
                 f"a loader normalises by {constants.format(given)}, the one of training by {constants.format(known)}",
-                stacklevel=4,
+                stacklevel=_caller_level(),
             )
 
     def _settings(self, train: BatchSource) -> dict[str, Any]:
@@ -476,6 +479,14 @@ class Trainer:
             "schedule_every": self.schedule_every,
             "clip_grad_norm": self.clip_grad_norm,
         }
+
+
+def _caller_level() -> int:
+    """Return the stack level, for a warning of the function that calls this one, of the caller outside the package."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("fastcnn."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _may_draw(part: object) -> bool:
